@@ -1,0 +1,1 @@
+"""The physics. Problems import `sciml`; `sciml` never imports them; they never import each other."""
