@@ -1,0 +1,80 @@
+"""Watched stochastic optimisation for physics and structural-biology inverse problems.
+
+`sciml.solve(problem, model)` minimises a `Problem`; `sciml.pde` holds what differential equations need. Names are loaded
+when first used, so `import sciml` and the command line's `--help` do not pay for torch.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from sciml.errors import ConvergenceError, InputError
+
+if TYPE_CHECKING:
+    from sciml import pde
+    from sciml.noise import GradientNoise
+    from sciml.phases import LBFGS, SGD, Adam, SelfScaled
+    from sciml.problem import Problem
+    from sciml.run import Run
+    from sciml.solve import Budget, Result, Solution, solve
+
+_HOMES = {
+    "Adam": "sciml.phases",
+    "Budget": "sciml.solve",
+    "GradientNoise": "sciml.noise",
+    "LBFGS": "sciml.phases",
+    "Problem": "sciml.problem",
+    "Result": "sciml.solve",
+    "Run": "sciml.run",
+    "SGD": "sciml.phases",
+    "SelfScaled": "sciml.phases",
+    "Solution": "sciml.solve",
+}
+
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "Adam",
+    "Budget",
+    "ConvergenceError",
+    "GradientNoise",
+    "InputError",
+    "Problem",
+    "Result",
+    "Run",
+    "SelfScaled",
+    "Solution",
+    "pde",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module it lives in (PEP 562)."""
+    if name == "pde":
+        return importlib.import_module("sciml.pde")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sciml' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """`sciml.solve` is the function, although a submodule bears its name: importing the submodule must not hide it."""
+
+    @property
+    def solve(self) -> Any:
+        return importlib.import_module("sciml.solve").solve
+
+    @solve.setter
+    def solve(self, module: ModuleType) -> None:
+        """Ignore the submodule that the import system binds here."""
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,116 @@
+"""Files that are never half-written, and JSON that is always valid: what every module uses to write."""
+
+import dataclasses
+import enum
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sciml.errors import InputError
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
+    """Write a whole file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+
+    Args:
+        path: the file; its folder must exist.
+        content: bytes, or text that is written as UTF-8.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OSError: the folder is missing or full, or may not be written to; no temporary file is left behind.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the name of a temporary file beside `path`; on leaving without an error it takes the place of `path`.
+
+    For writers that want a file name (`mrcfile`, `Figure.savefig`). The temporary name keeps the suffix, which some of
+    them look at. The file must exist on leaving; on an error it is removed and `path` stays as it was.
+
+    Raises:
+        OSError: the folder is missing, full or read-only.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush_to_disk(target.parent)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """fsync a file or a folder: `os.replace` alone may leave an empty file after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Valid JSON text of plain values, mappings, dataclasses, enums, paths, and numpy or torch scalars and arrays.
+
+    Numbers that are not finite become null: JSON knows no NaN.
+
+    Raises:
+        TypeError: a value of another kind.
+    """
+    try:
+        return json.dumps(value, indent=indent, default=_plain, allow_nan=False)
+    except ValueError:  # the rare case: only now pay for walking through everything
+        return json.dumps(_finite(json.loads(json.dumps(value, default=_plain))), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, enum.Enum):
+        return value.name
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if hasattr(value, "tolist"):  # numpy and torch, without importing either
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read one JSON file.
+
+    Raises:
+        InputError: the file is missing, or is not JSON; the message names the file and the line.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file.") from None

@@ -1,0 +1,338 @@
+"""The run directory: what decides the result, what happened, and where every file of a run lies.
+
+DIR/experiment.json    everything that decides the result: the command and its options
+DIR/provenance.json    versions, commit, machine and threads; one more record for each time it was resumed
+DIR/summary.json       the numbers of the finished run (the object that `--json` prints)
+DIR/figures/NAME.png   with an optional caption in NAME.txt
+DIR/report.html        one page
+DIR/stages/NAME/       one folder a solve: stage.json (when it began), metrics.jsonl and checkpoints/
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Self
+
+from sciml.errors import InputError
+from sciml.files import read_json, to_json, write_atomic
+
+served_command: ContextVar[tuple[str, ...]] = ContextVar("served_command", default=())
+"""The words of the command line now being served (`("rod", "solve", "--form", "weak")`), which `Run.create` records."""
+
+PRESENTATION = frozenset({"out", "json", "overwrite", "quiet"})
+"""Options that change where and how the result is shown, never the result."""
+
+BUFFERED_RECORDS = 256
+BUFFERED_SECONDS = 2.0
+
+
+class Stage:
+    """The folder of one solve inside a run: its metrics and its checkpoints.
+
+    Attributes:
+        name: the stage's name, a plain folder name.
+        path: the folder.
+        metrics: metrics.jsonl, one JSON object a line.
+        checkpoints: the folder of checkpoints; it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        if not (path / "stage.json").exists():
+            write_atomic(path / "stage.json", to_json({"name": self.name, "created": time.time()}) + "\n")
+        self._lines: list[str] = []
+        self._flushed = time.monotonic()
+
+    def append_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Queue records; they reach the file every few seconds, every few hundred records, and on `flush`."""
+        self._lines.extend(to_json(record) + "\n" for record in records)
+        if len(self._lines) >= BUFFERED_RECORDS or time.monotonic() - self._flushed > BUFFERED_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is queued.
+
+        Raises:
+            OSError: the disk is full or the folder is gone; the records stay queued.
+        """
+        if self._lines:
+            with self.metrics.open("a") as file:
+                file.write("".join(self._lines))
+            self._lines.clear()
+        self._flushed = time.monotonic()
+
+    def metrics_offset(self) -> int:
+        """Bytes of metrics so far (queued records are written first): what a checkpoint stores."""
+        self.flush()
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def truncate_metrics(self, offset: int) -> None:
+        """Forget every record after `offset` bytes: what a resumed solve does, so that no step is recorded twice.
+
+        Raises:
+            InputError: the file is shorter than `offset`, so it is not the one that the checkpoint belongs to.
+        """
+        self._lines.clear()
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        if size < offset:
+            raise InputError(
+                f"{self.metrics}: {size} bytes, but the checkpoint saw {offset}. Delete {self.path} to start it anew."
+            )
+        if size > offset:
+            os.truncate(self.metrics, offset)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All records on disk. A last line cut short by a crash is left out; a broken line elsewhere is an error.
+
+        Raises:
+            InputError: a line that is not JSON; the message names file and line.
+        """
+        self.flush()
+        return read_metrics(self.metrics)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; empty when there is no file. See `Stage.read_metrics`."""
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):  # no newline after it: a crash while writing
+                break
+            raise InputError(f"{path}, line {number}: not valid JSON ({error}).") from None
+    return records
+
+
+class Run:
+    """One run directory. Make it with `Run.create`, read one with `Run.open`.
+
+    Attributes:
+        path: the folder.
+        experiment: what decides the result: `command` (words) and `options` (name -> value).
+        resumed: True when the folder already held this very experiment.
+    """
+
+    def __init__(self, path: Path, experiment: Mapping[str, Any], resumed: bool) -> None:
+        self.path = path
+        self.experiment = dict(experiment)
+        self.resumed = resumed
+        self._stages: dict[str, Stage] = {}
+
+    @classmethod
+    def create(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        command: Sequence[str] = (),
+        options: Any = None,
+        overwrite: bool = False,
+    ) -> Self:
+        """Start a run in a folder, or go on with the same run.
+
+        Args:
+            directory: the folder; it is made if missing.
+            command: the words after `sciml`. While the command line is being served its own words are recorded instead,
+                because `sciml resume` must be able to repeat them.
+            options: what decides the result: a mapping or a dataclass (paths, enums and numbers are fine).
+            overwrite: remove the outputs of an earlier run in this folder, whatever it was.
+
+        Raises:
+            InputError: the folder holds a different experiment, or is a file.
+            OSError: it cannot be written to.
+        """
+        path = Path(directory)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; name a folder for the run.")
+        values = dict(options) if isinstance(options, Mapping) else options or {}
+        words = [str(word) for word in (served_command.get() or command)]
+        experiment = json.loads(to_json({"command": words, "options": values}))
+        file = path / "experiment.json"
+        resumed = file.exists() and not overwrite
+        if resumed and (differences := _differences(read_json(file), experiment)):
+            raise InputError(
+                f"{path} holds a different run ({differences}). Choose another folder, or delete this one."
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            _remove_outputs(path)
+        run = cls(path, experiment, resumed)
+        run._record_provenance()
+        if not resumed:
+            write_atomic(file, to_json(experiment, indent=1) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> Self:
+        """Read an existing run; changes nothing on disk.
+
+        Raises:
+            InputError: the folder is missing or holds no run.
+        """
+        path = Path(directory)
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder.")
+        if not (path / "experiment.json").exists():
+            raise InputError(f"{path} is not a run directory: it has no experiment.json.")
+        experiment = read_json(path / "experiment.json")
+        if not isinstance(experiment, dict) or not isinstance(experiment.get("command"), list):
+            raise InputError(f"{path / 'experiment.json'}: the field `command` (a list of words) is missing.")
+        return cls(path, experiment, resumed=True)
+
+    @property
+    def finished(self) -> bool:
+        """True once the summary is written."""
+        return (self.path / "summary.json").exists()
+
+    @property
+    def command(self) -> list[str]:
+        """The recorded words after `sciml`."""
+        return [str(word) for word in self.experiment["command"]]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The numbers of a finished run; empty before.
+
+        Raises:
+            InputError: summary.json is not JSON.
+        """
+        return read_json(self.path / "summary.json") if self.finished else {}
+
+    def stage(self, name: str = "solve") -> Stage:
+        """The folder of one solve; the same object for the same name.
+
+        Raises:
+            InputError: the name is not a plain folder name.
+        """
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise InputError(f"{name!r} cannot name a stage: give a plain folder name.")
+        if name not in self._stages:
+            self._stages[name] = Stage(self.path / "stages" / name)
+        return self._stages[name]
+
+    def stage_paths(self) -> list[Path]:
+        """The folders of all stages on disk, oldest first."""
+        folder = self.path / "stages"
+        paths = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        return sorted(paths, key=lambda path: (_created(path), path.name))
+
+    def figure(self, name: str, caption: str | None = None) -> Path:
+        """The path figures/NAME.png, its folder made; the caption, if given, is what the report prints under it."""
+        folder = self.path / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        if caption is not None:
+            write_atomic(folder / f"{name}.txt", caption + "\n")
+        return folder / f"{name}.png"
+
+    def write_summary(self, summary: Mapping[str, Any]) -> Path:
+        """Write summary.json, the object that `--json` prints. It marks the run as finished: write it last."""
+        return write_atomic(self.path / "summary.json", to_json(summary, indent=1) + "\n")
+
+    def _record_provenance(self) -> None:
+        file = self.path / "provenance.json"
+        record = provenance()
+        if self.resumed and file.exists():
+            first = read_json(file)
+            record = {**first, "resumed": [*first.get("resumed", []), record]}
+        write_atomic(file, to_json(record, indent=1) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """With what, where and when: versions, source commit, machine, thread settings, folder and local time."""
+    torch = sys.modules.get("torch")  # asking for its threads must not cost importing it
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "directory": os.getcwd(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("sciml-lab", "torch", "numpy", "scipy")},
+        },
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+            "torch": torch.get_num_threads() if torch is not None else None,
+        },
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this package was imported from; None when it is not a git checkout of its own."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        words = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _created(stage: Path) -> float:
+    """When a stage began, in seconds of the epoch; 0 when its record is missing."""
+    file = stage / "stage.json"
+    return float(read_json(file)["created"]) if file.exists() else 0.0
+
+
+def _differences(old: Any, new: Mapping[str, Any]) -> str:
+    """In words, what distinguishes two experiments; empty when they are the same."""
+    if not isinstance(old, dict):
+        return "its experiment.json is not an object"
+    before, after = _options(old), _options(new)
+    words_before, words_after = _words(old), _words(new)
+    found = []
+    if words_before != words_after:
+        found.append(f"`{' '.join(words_before)}`, not `{' '.join(words_after)}`")
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            found.append(f"{name}: {before.get(name)!r} there, {after.get(name)!r} now")
+    return "; ".join(found)
+
+
+def _options(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    options = experiment.get("options") or {}
+    return {name: value for name, value in options.items() if name not in PRESENTATION}
+
+
+def _words(experiment: Mapping[str, Any]) -> list[str]:
+    """The words that name the command: those before the first flag, less those that options repeat (positional ones).
+
+    Flags are compared through the options, where their order and spelling no longer matter.
+    """
+    command = [str(word) for word in experiment.get("command") or []]
+    values = {str(value) for value in (experiment.get("options") or {}).values()}
+    leading = command[: next((place for place, word in enumerate(command) if word.startswith("-")), len(command))]
+    return [word for word in leading if word not in values]
+
+
+def _remove_outputs(path: Path) -> None:
+    """Remove what a run writes, and nothing else that may lie in the folder."""
+    for folder in ("stages", "figures"):
+        shutil.rmtree(path / folder, ignore_errors=True)
+    for file in ("experiment.json", "provenance.json", "summary.json", "report.html"):
+        (path / file).unlink(missing_ok=True)
