@@ -1,7 +1,7 @@
 """Watched stochastic optimisation for physics and structural-biology inverse problems.
 
-`sciml.solve(problem, model)` minimises a `Problem`; `sciml.pde` holds what differential equations need. Names are loaded
-when first used, so `import sciml` and the command line's `--help` do not pay for torch.
+`sciml.solve(problem, model)` minimises a `Problem`; `sciml.pde` holds what differential equations need. Names load
+when first used, so `import sciml` and the `--help` of the command line do not pay for torch.
 """
 
 import importlib

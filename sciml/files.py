@@ -81,14 +81,14 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if isinstance(value, enum.Enum):
         return value.name
+    if hasattr(value, "tolist"):  # numpy and torch, without importing either
+        return value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    if hasattr(value, "tolist"):  # numpy and torch, without importing either
-        return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
 
 
