@@ -8,6 +8,7 @@ DIR/report.html        one page
 DIR/stages/NAME/       one folder a solve: stage.json (when it began), metrics.jsonl and checkpoints/
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -24,8 +25,23 @@ from typing import Any, Self
 from sciml.errors import InputError
 from sciml.files import read_json, to_json, write_atomic
 
-served_command: ContextVar[tuple[str, ...]] = ContextVar("served_command", default=())
-"""The words of the command line now being served (`("rod", "solve", "--form", "weak")`), which `Run.create` records."""
+
+@dataclasses.dataclass
+class CommandLine:
+    """The command line being served.
+
+    Attributes:
+        words: what was typed after `sciml`, e.g. `("rod", "solve", "--form", "weak")`.
+        run: the folder of the first run it made; None before.
+    """
+
+    words: tuple[str, ...]
+    run: Path | None = None
+
+
+served: ContextVar[CommandLine | None] = ContextVar("served", default=None)
+"""The command line now being served, if any. `sciml.cli` sets it and `Run.create` records it, so that a command can be
+repeated by `sciml resume` although the code that makes the run never saw the words."""
 
 PRESENTATION = frozenset({"out", "json", "overwrite", "quiet"})
 """Options that change where and how the result is shown, never the result."""
@@ -162,7 +178,8 @@ class Run:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; name a folder for the run.")
         values = dict(options) if isinstance(options, Mapping) else options or {}
-        words = [str(word) for word in (served_command.get() or command)]
+        line = served.get()
+        words = [str(word) for word in (line.words if line else command)]
         experiment = json.loads(to_json({"command": words, "options": values}))
         file = path / "experiment.json"
         resumed = file.exists() and not overwrite
@@ -171,6 +188,8 @@ class Run:
                 f"{path} holds a different run ({differences}). Choose another folder, or delete this one."
             )
         path.mkdir(parents=True, exist_ok=True)
+        if line and line.run is None:
+            line.run = path
         if overwrite:
             _remove_outputs(path)
         run = cls(path, experiment, resumed)
@@ -198,8 +217,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True once the summary is written."""
-        return (self.path / "summary.json").exists()
+        """True once a summary is written that does not say INTERRUPTED."""
+        summary = self.summary
+        return bool(summary) and summary.get("result") != "INTERRUPTED"
 
     @property
     def command(self) -> list[str]:
@@ -213,7 +233,8 @@ class Run:
         Raises:
             InputError: summary.json is not JSON.
         """
-        return read_json(self.path / "summary.json") if self.finished else {}
+        file = self.path / "summary.json"
+        return read_json(file) if file.exists() else {}
 
     def stage(self, name: str = "solve") -> Stage:
         """The folder of one solve; the same object for the same name.
