@@ -1,0 +1,78 @@
+"""Batches are trees of tensors whose leading dimension counts items: counting, cutting, joining, moving them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.errors import InputError
+
+
+def tree_map(function: Callable[..., Tensor], *trees: Any) -> Any:
+    """Apply a function leaf by leaf to batches of equal structure (tensor, tuple, named tuple, list, dict or dataclass)."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return function(*trees)
+    if isinstance(first, dict):
+        return {key: tree_map(function, *(tree[key] for tree in trees)) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(tree_map(function, *parts) for parts in zip(*trees, strict=True)))
+    if isinstance(first, (tuple, list)):
+        return type(first)(tree_map(function, *parts) for parts in zip(*trees, strict=True))
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        names = [field.name for field in dataclasses.fields(first)]
+        return dataclasses.replace(
+            first, **{name: tree_map(function, *(getattr(tree, name) for tree in trees)) for name in names}
+        )
+    raise InputError(
+        f"a batch holds a {type(first).__name__}; allowed are tensors and tuples, lists, dicts or dataclasses of tensors"
+    )
+
+
+def leaves(batch: Any) -> list[Tensor]:
+    """All tensors of a batch, in order."""
+    found: list[Tensor] = []
+    tree_map(lambda leaf: (found.append(leaf), leaf)[1], batch)
+    return found
+
+
+def count(batch: Any) -> int:
+    """Number of items: the leading dimension of the batch's first tensor."""
+    first = leaves(batch)[0]
+    if first.ndim == 0:
+        raise InputError("a batch holds a tensor without dimensions; its leading dimension must count the items")
+    return first.shape[0]
+
+
+def split(batch: Any, parts: int) -> list[Any]:
+    """Cut a batch into equal micro-batches; a ragged remainder is dropped, as the noise estimator demands."""
+    smallest = min(leaf.shape[0] for leaf in leaves(batch))
+    if smallest < parts:
+        raise InputError(f"a batch of {smallest} items cannot be cut into {parts} micro-batches; draw at least {parts}")
+
+    def part(index: int) -> Any:
+        def cut(leaf: Tensor) -> Tensor:
+            width = leaf.shape[0] // parts
+            return leaf[index * width : (index + 1) * width]
+
+        return tree_map(cut, batch)
+
+    return [part(index) for index in range(parts)]
+
+
+def concatenate(batches: Sequence[Any]) -> Any:
+    """Join batches of equal structure along the items."""
+    if len(batches) == 1:
+        return batches[0]
+    return tree_map(lambda *parts: torch.cat(parts), *batches)
+
+
+def move(batch: Any, like: Tensor) -> Any:
+    """Bring a batch to the device of `like`, and its floating-point tensors to the dtype of `like`."""
+
+    def one(leaf: Tensor) -> Tensor:
+        return leaf.to(device=like.device, dtype=like.dtype if leaf.is_floating_point() else None)
+
+    return tree_map(one, batch)

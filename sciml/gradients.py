@@ -1,0 +1,61 @@
+"""Loss and flat gradient of a problem on a batch: the unit in which all costs are counted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.errors import InputError
+from sciml.parameters import FlatParameters
+from sciml.problem import Problem
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss (scalar tensor), its named terms, and the flat gradient, shape (n,); all detached."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    gradient: Tensor
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Sum of the named terms of a loss.
+
+    Raises:
+        InputError: the mapping is empty, or a term is not a scalar tensor.
+    """
+    if not terms:
+        raise InputError("Problem.loss returned no terms; return at least one named scalar")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.numel() != 1:
+            shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+            raise InputError(f"loss term '{name}' is {shape}; return a scalar tensor, the mean over the batch's items")
+    values = list(terms.values())
+    result = values[0]
+    for term in values[1:]:
+        result = result + term
+    return result.reshape(())
+
+
+def evaluate(problem: Problem, model: torch.nn.Module, flat: FlatParameters, batch: Any) -> Evaluation:
+    """Loss and gradient on a batch, by the problem's own `gradient` if it has one, else by reverse-mode autograd."""
+    own = problem.gradient(model, batch)
+    if own is not None:
+        terms = {name: torch.as_tensor(term).detach() for name, term in own[0].items()}
+        return Evaluation(total(terms), terms, own[1].detach())
+    with torch.enable_grad():
+        live = dict(problem.loss(model, batch))
+        loss = total(live)
+        if not loss.requires_grad:
+            raise InputError("the loss does not depend on the model's parameters; use the model passed to Problem.loss")
+        gradients = torch.autograd.grad(loss, flat.parameters, allow_unused=True)
+    terms = {name: term.detach() for name, term in live.items()}
+    return Evaluation(loss.detach(), terms, flat.flatten(gradients))
+
+
+def loss_only(problem: Problem, model: torch.nn.Module, batch: Any) -> float:
+    """Loss on a batch without the parameter gradient (derivatives with respect to the inputs still work)."""
+    with torch.enable_grad():
+        return float(total(dict(problem.loss(model, batch))).detach())

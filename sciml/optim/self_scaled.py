@@ -1,0 +1,121 @@
+"""Self-scaled Broyden updates of a dense inverse Hessian: the finisher for models of up to a few thousand parameters.
+
+With b = s'Bs / y's, h = y'Hy / y's and v = sqrt(y'Hy) (s / y's - Hy / y'Hy):
+
+    H+ = (1 / tau) [H - Hy y'H / y'Hy + q v v'] + s s' / y's,
+
+where tau and q are Al-Baali's choices as used for networks by Urban, Stefanou and Pons (2024, arXiv 2405.04230). Since p = -H g is known from the
+step just taken, Hy = H g+ + p and b = -a p'g / y's, so an iteration reads H once (H g+) and rewrites it once (a rank-two `addmm`).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sciml.optim.quasi_newton import InverseHessian, Pair
+
+
+def broyden_scaling(b: float, h: float, n: int) -> tuple[float, float]:
+    """(tau, q) of the self-scaled Broyden update for b = s'Bs / y's, h = y'Hy / y's and n unknowns."""
+    a = max(h * b - 1, 1e-16)
+    c = math.sqrt(a / (a + 1))
+    rho = min(1.0, h * (1 - c))
+    theta = max((rho - 1) / a, min(1 / rho, (1 - b) / b))
+    sigma = 1 + theta * a
+    root = sigma ** (1 / (1 - n)) if n > 1 else 1.0
+    if theta > 0:
+        tau = min(1.0, 1 / b) * min(root, 1 / theta)
+    else:
+        tau = min(min(1.0, 1 / b) * root, sigma)
+    return tau, (1 - theta) / (1 + a * theta)
+
+
+class DenseSelfScaled(InverseHessian):
+    """A dense inverse Hessian, n x n in the parameters' dtype, updated by the self-scaled Broyden formula."""
+
+    def __init__(self, vector: Tensor) -> None:
+        self.n = vector.numel()
+        self.matrix = torch.eye(self.n, dtype=vector.dtype, device=vector.device)
+        self.fresh = True
+        self.known: tuple[Tensor, Tensor] | None = None  # a gradient and H times it
+
+    def product(self, gradient: Tensor) -> Tensor:
+        """H g; free for the gradient of the latest pair."""
+        if self.fresh:
+            return gradient.clone()
+        if self.known is not None and self.known[0] is gradient:
+            return self.known[1].clone()
+        return self.matrix @ gradient
+
+    def update(self, pair: Pair) -> bool:
+        """Rank-two update; refused when y's or y'Hy is not positive (then H is kept, or reset)."""
+        if self.fresh:
+            return self._start(pair)
+        image = self.matrix @ pair.gradient
+        hy = image + pair.direction  # H y = H g+ - H g, with p = -H g
+        s, y = pair.s, pair.y
+        ys, yhy, ss, yy = torch.stack((y @ s, y @ hy, s @ s, y @ y)).tolist()
+        self.known = (pair.gradient, image)
+        if not ys > 1e-12 * math.sqrt(ss * yy):
+            return False
+        if not yhy > 0:
+            self.reset()
+            return False
+        b = -pair.step * pair.slope / ys
+        tau, q = broyden_scaling(b, yhy / ys, self.n)
+        if not (math.isfinite(tau) and math.isfinite(q) and tau > 0):
+            self.reset()
+            return False
+        css = q * yhy / (tau * ys * ys) + 1 / ys
+        csh = -q / (tau * ys)
+        chh = (q - 1) / (tau * yhy)
+        left = torch.stack((s, hy), 1)
+        right = torch.stack((css * s + csh * hy, csh * s + chh * hy))
+        torch.addmm(self.matrix, left, right, beta=1 / tau, out=self.matrix)
+        self.known = (pair.gradient, torch.addmv(image, left, right @ pair.gradient, beta=1 / tau))
+        return True
+
+    def _start(self, pair: Pair) -> bool:
+        """First pair: H = y's / y'y I before the update (Nocedal and Wright eq. 6.20), then a plain BFGS update."""
+        s, y = pair.s, pair.y
+        ys, yy, ss = torch.stack((y @ s, y @ y, s @ s)).tolist()
+        if not ys > 1e-12 * math.sqrt(ss * yy):
+            return False
+        gamma = ys / yy
+        self.matrix.zero_().fill_diagonal_(gamma)
+        hy = gamma * y
+        yhy = gamma * yy
+        left = torch.stack((s, hy), 1)
+        right = torch.stack(((yhy / ys + 1) / ys * s - hy / ys, -s / ys))
+        torch.addmm(self.matrix, left, right, out=self.matrix)
+        self.fresh = False
+        self.known = None
+        return True
+
+    def reset(self) -> None:
+        """Forget all curvature: the next direction is steepest descent."""
+        self.fresh = True
+        self.known = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The matrix and the latest known product."""
+        if self.fresh:
+            return {}
+        state = {"matrix": self.matrix}
+        if self.known is not None:
+            state["known"] = self.known[1]
+        return state
+
+    def numbers(self) -> dict:
+        """Whether any curvature is held."""
+        return {"fresh": self.fresh}
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict, gradient: Tensor | None) -> None:
+        """Take back a checkpoint; `gradient` is the one that the known product belongs to."""
+        self.fresh = bool(numbers["fresh"])
+        if "matrix" in tensors:
+            self.matrix.copy_(tensors["matrix"])
+        self.known = None
+        if "known" in tensors and gradient is not None:
+            self.known = (gradient, tensors["known"].to(self.matrix.device))
