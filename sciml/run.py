@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from sciml.errors import InputError
 from sciml.files import read_json, to_json, write_atomic
@@ -59,15 +59,14 @@ class Run:
         self.resumed = resumed
         self._stages: dict[str, Stage] = {}
 
-    @classmethod
+    @staticmethod
     def create(
-        cls,
         directory: str | os.PathLike[str],
         *,
         command: Sequence[str] = (),
         options: Any = None,
         overwrite: bool = False,
-    ) -> Self:
+    ) -> "Run":
         """Start a run in a folder, or go on with the same run.
 
         Args:
@@ -99,14 +98,14 @@ class Run:
             line.run = path
         if overwrite:
             _remove_outputs(path)
-        run = cls(path, experiment, resumed)
+        run = Run(path, experiment, resumed)
         run._record_provenance()
         if not resumed:
             write_atomic(file, to_json(experiment, indent=1) + "\n")
         return run
 
-    @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> Self:
+    @staticmethod
+    def open(directory: str | os.PathLike[str]) -> "Run":
         """Read an existing run; changes nothing on disk.
 
         Raises:
@@ -120,7 +119,7 @@ class Run:
         experiment = read_json(path / "experiment.json")
         if not isinstance(experiment, dict) or not isinstance(experiment.get("command"), list):
             raise InputError(f"{path / 'experiment.json'}: the field `command` (a list of words) is missing.")
-        return cls(path, experiment, resumed=True)
+        return Run(path, experiment, resumed=True)
 
     @property
     def finished(self) -> bool:
