@@ -1,0 +1,26 @@
+"""Cryo-EM: particle images to a 3D density. Names are loaded on first use, so importing the package costs nothing."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from problems.cryoem.particles import Particles, read_particles
+    from problems.cryoem.reconstruction import reconstruct
+
+_HOMES = {
+    "Particles": "problems.cryoem.particles",
+    "read_particles": "problems.cryoem.particles",
+    "reconstruct": "problems.cryoem.reconstruction",
+}
+
+__all__ = ["Particles", "read_particles", "reconstruct"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
