@@ -23,7 +23,7 @@ Record = dict[str, Any]
 SHADES = ("#dbe8f8", "#fdecd2", "#dff1df", "#f3e1f0", "#ececec")
 LOSS, ERROR, SNR, BATCH, SET, CRITICAL = "#1f4e8c", "#c2410c", "#7a2d8c", "#2f6f4f", "#111111", "#b08900"
 MOST_POINTS = 4000
-REASON_WIDTH = 118
+REASON_WIDTH = 112
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def draw(records: Sequence[Record]) -> "Figure":
     if reasons:
         notes = figure.add_subplot(grid[-1])
         notes.axis("off")
-        notes.text(0, 1, reasons, va="top", ha="left", fontsize=8.5, family="monospace", transform=notes.transAxes)
+        text = notes.text(-0.05, 1, reasons, va="top", ha="left", fontsize=9, transform=notes.transAxes)
+        text.set_in_layout(False)  # a long reason must not narrow the panels
     return figure
 
 
@@ -187,8 +188,8 @@ def _reasons(switches: list[Record]) -> str:
     lines: list[str] = []
     for number, switch in enumerate(switches, 1):
         text = f"{switch.get('phase')} ended at step {switch.get('step')}: {switch.get('reason')}"
-        first, *rest = textwrap.wrap(text, REASON_WIDTH - 4) or [""]
-        lines += [f"{number:>2}  {first}", *(f"    {line}" for line in rest)]
+        first, *rest = textwrap.wrap(text, REASON_WIDTH) or [""]
+        lines += [f"{number}   {first}", *(f"     {line}" for line in rest)]
     return "".join(line + "\n" for line in lines)
 
 

@@ -50,7 +50,7 @@ def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
         title = names[0]
         body = element("h1", title) + _run(runs[0])
     else:
-        title = "Report on " + (names[0] if len(run_dirs) == 1 else f"{len(runs)} runs")
+        title = f"{len(runs)} runs" + (f" in {Path(run_dirs[0]).resolve().name}" if len(run_dirs) == 1 else "")
         body = element("h1", title) + _overview(runs, names)
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):
             body += element("h2", name, id=f"run{number}") + _run(run)
