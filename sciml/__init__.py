@@ -5,8 +5,6 @@ when first used, so `import sciml` and the `--help` of the command line do not p
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sciml.errors import ConvergenceError, InputError
@@ -17,19 +15,21 @@ if TYPE_CHECKING:
     from sciml.phases import LBFGS, SGD, Adam, SelfScaled
     from sciml.problem import Problem
     from sciml.run import Run
-    from sciml.solve import Budget, Result, Solution, solve
+    from sciml.solution import Budget, Result, Solution
+    from sciml.solver import solve
 
 _HOMES = {
     "Adam": "sciml.phases",
-    "Budget": "sciml.solve",
+    "Budget": "sciml.solution",
     "GradientNoise": "sciml.noise",
     "LBFGS": "sciml.phases",
     "Problem": "sciml.problem",
-    "Result": "sciml.solve",
+    "Result": "sciml.solution",
     "Run": "sciml.run",
     "SGD": "sciml.phases",
     "SelfScaled": "sciml.phases",
-    "Solution": "sciml.solve",
+    "Solution": "sciml.solution",
+    "solve": "sciml.solver",
 }
 
 __all__ = [
@@ -63,18 +63,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """`sciml.solve` is the function, although a submodule bears its name: importing the submodule must not hide it."""
-
-    @property
-    def solve(self) -> Any:
-        return importlib.import_module("sciml.solve").solve
-
-    @solve.setter
-    def solve(self, module: ModuleType) -> None:
-        """Ignore the submodule that the import system binds here."""
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,192 @@
+"""Running a quasi-Newton phase on the fixed set: iterate, watch for the end, and enlarge the set when it is exhausted."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.batches import split
+from sciml.gradients import loss_only
+from sciml.noise import GradientNoise
+from sciml.optim.line_search import Ending as Search
+from sciml.optim.quasi_newton import Iteration, QuasiNewton, Status
+from sciml.phases import Deterministic
+from sciml.stochastic import Ending, Setting
+
+GROWTH_LIMIT = 64
+"""The fixed set of a stream is never made larger than so many times the declared one."""
+OVERFIT = 5.0
+"""Loss on fresh samples over loss on the set, twice running, that means the set is over-fitted."""
+EXHAUSTED = 0.1
+"""||g||^2 / noise energy of the set below which the set says nothing more, if fresh samples do not improve either."""
+
+
+class DeterministicRunner:
+    """State of a quasi-Newton phase.
+
+    Attributes:
+        step: iterations done. items: item gradients spent. scale: largest change of the loss in the whole solve.
+    """
+
+    def __init__(self, setting: Setting, phase: Deterministic, index: int, scale: float = 0.0) -> None:
+        self.setting, self.phase, self.index = setting, phase, index
+        vector = setting.flat.vector
+        self.terms: dict[str, Tensor] = {}
+        self.method = QuasiNewton(
+            vector, self._closure, phase.inverse_hessian(setting.problem, setting.model, vector)
+        )
+        self.step, self.items, self.evaluations = 0, 0, 0
+        self.loss = math.nan
+        self.scale = scale
+        self.small, self.flat_steps, self.restarts, self.last_restart = 0, 0, 0, -1
+        self.overfits = 0
+        self.fresh_loss = math.inf
+        self.best: list[float] = []  # [smallest decrement, its loss, iteration] of the last time it halved
+        self.decrement = math.inf
+        self.records: list[dict[str, Any]] = []
+
+    def _closure(self) -> tuple[Tensor, Tensor]:
+        evaluation = self.setting.evaluate(self.setting.fixed.batch)
+        self.items += self.setting.fixed.size
+        self.evaluations += 1
+        self.terms = evaluation.terms
+        return evaluation.loss, evaluation.gradient
+
+    def begin(self) -> float:
+        """Evaluate at the start; returns the loss."""
+        self.loss = self.method.refresh()
+        return self.loss
+
+    def advance(self) -> Ending | None:
+        """One iteration; the ending if the phase is over."""
+        if self.method.value is None:
+            self.begin()
+        start = self.method.value
+        assert start is not None
+        self.scale = max(self.scale, abs(start))
+        iteration = self.method.iterate()
+        self.step += 1
+        self.loss = iteration.value
+        self.scale = max(self.scale, abs(start - iteration.value) if math.isfinite(iteration.value) else 0.0)
+        terms = torch.stack([t.double() for t in self.terms.values()]).tolist()
+        self.records.append(
+            {"kind": "step", "step": self.step - 1, "loss": self.loss, "terms": dict(zip(self.terms, terms, strict=True)),
+             "batch": self.setting.fixed.size, "set": self.setting.fixed.size, "lr": iteration.step,
+             "decrement": iteration.decrement, "line_search": iteration.evaluations}
+        )  # fmt: skip
+        ending = self._judge(iteration, start)
+        if ending is None and not self.setting.fixed.finite and self.step % self.phase.check == 0:
+            ending = self._look_at_fresh_samples()
+        if ending is None and self.step >= self.phase.steps:
+            ending = Ending("MAX_STEPS", f"its limit of {self.phase.steps} iterations", {})
+        return ending
+
+    def _judge(self, iteration: Iteration, start: float) -> Ending | None:
+        """What one iteration's status means for the phase."""
+        if iteration.status is Status.STATIONARY:
+            return Ending("CONVERGED", "the gradient is zero", {"loss": self.loss})
+        if iteration.status is Status.NONFINITE:
+            return Ending("NONFINITE", "loss or gradient is not finite", {"loss": self.loss})
+        if iteration.status is not Status.PROGRESS:
+            return self._failed(iteration)
+        self.decrement = iteration.decrement
+        limit = max(self.phase.tolerance**2 * self.scale, 4 * torch.finfo(self.setting.flat.vector.dtype).eps * abs(start))
+        self.small = self.small + 1 if iteration.decrement <= limit else 0
+        if self.small >= 3:
+            return Ending("CONVERGED", f"the Newton decrement fell to {iteration.decrement:.2g}", {"limit": limit})
+        self.flat_steps = self.flat_steps + 1 if iteration.value >= start else 0
+        if self.flat_steps >= 10:
+            return Ending("CONVERGED", "the loss no longer changes beyond rounding", {"loss": self.loss})
+        return self._stagnation()
+
+    def _stagnation(self) -> Ending | None:
+        """No halving of the decrement and no 1 % of the loss in `patience` iterations."""
+        if not self.best or self.decrement < 0.5 * self.best[0] or self.loss < self.best[1] - 0.01 * abs(self.best[1]):
+            self.best = [min(self.decrement, self.best[0] if self.best else math.inf), self.loss, self.step]
+            return None
+        if self.step - self.best[2] < self.phase.patience:
+            return None
+        reason = f"no progress in {self.phase.patience} iterations"
+        return Ending("CONVERGED", reason, {"loss": self.loss, "decrement": self.decrement})
+
+    def _failed(self, iteration: Iteration) -> Ending | None:
+        """The line search failed: restart once, else enlarge a stream's set, else the end."""
+        if iteration.status is Status.RESTARTED and self.step - self.last_restart > 10:
+            self.last_restart = self.step
+            self.restarts += 1
+            return None
+        if self.decrement <= 1e4 * self.phase.tolerance**2 * self.scale:
+            return Ending("CONVERGED", "the line search met the rounding of the loss", {"decrement": self.decrement})
+        if not self.setting.fixed.finite and self._grow("the line search failed"):
+            self.last_restart = self.step
+            return None
+        name = "NONFINITE" if iteration.ending is Search.NONFINITE else "LINE_SEARCH_FAILED"
+        return Ending(name, "the line search found no decrease, along steepest descent either", {"loss": self.loss})
+
+    def _look_at_fresh_samples(self) -> Ending | None:
+        """Over-fitting and exhaustion of the set, judged on samples that it has not seen; all terms of the loss count."""
+        fixed = self.setting.fixed
+        fresh = loss_only(self.setting.problem, self.setting.model, fixed.fresh(self.step))
+        self.items += fixed.declared
+        improved = fresh < self.fresh_loss - 0.05 * abs(self.fresh_loss) or not math.isfinite(self.fresh_loss)
+        self.fresh_loss = min(fresh, self.fresh_loss)
+        self.records.append({"kind": "fresh", "step": self.step - 1, "fresh_loss": fresh, "loss": self.loss})
+        positive = self.loss > 0 and fresh > 0
+        self.overfits = self.overfits + 1 if positive and fresh > OVERFIT * self.loss else 0
+        if self.overfits >= 2:
+            self.overfits = 0
+            if not self._grow(f"fresh samples have {fresh / self.loss:.3g} times the loss of the fixed set"):
+                return Ending("NOISE_FLOOR", "the set is over-fitted and as large as allowed", {"fresh_loss": fresh})
+        elif not improved and self._exhausted():
+            if not self._grow("the gradient is below its own sampling noise and fresh samples do not improve"):
+                return Ending("NOISE_FLOOR", "the gradient is below the noise of the largest set", {"fresh_loss": fresh})
+        return None
+
+    def _exhausted(self) -> bool:
+        """Whether ||g||^2 < EXHAUSTED times the noise energy of the set's own gradient."""
+        noise = GradientNoise(window=1)
+        parts = [self.setting.evaluate(part) for part in split(self.setting.fixed.batch, 8)]
+        self.items += self.setting.fixed.size
+        measured = noise.measure([part.gradient for part in parts], self.setting.fixed.size)
+        self.records.append(
+            {"kind": "noise", "step": self.step - 1, "snr": measured.signal / measured.noise if measured.noise else None,
+             "snr_low": None, "snr_high": None, "critical_batch": None, "signal": measured.signal,
+             "noise": measured.noise, "batch": measured.batch}
+        )  # fmt: skip
+        return measured.mean_energy < EXHAUSTED * measured.noise
+
+    def _grow(self, reason: str) -> bool:
+        """Double the set, keep parameters and curvature; False if it is as large as allowed."""
+        fixed = self.setting.fixed
+        if 2 * fixed.size > GROWTH_LIMIT * fixed.declared:
+            return False
+        before = fixed.size
+        fixed.append(before)
+        self.records.append(
+            {"kind": "grow", "step": self.step - 1, "set": fixed.size, "reason": f"{reason}: {before} -> {fixed.size} items"}
+        )
+        self.method.refresh()
+        self.fresh_loss, self.small, self.best = math.inf, 0, []
+        return True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """State tensors for a checkpoint."""
+        return self.method.tensors()
+
+    def numbers(self) -> dict[str, Any]:
+        """State numbers for a checkpoint."""
+        own = {name: getattr(self, name) for name in _COUNTERS}
+        return {**own, "method": self.method.numbers()}
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Take back a checkpoint."""
+        for name in _COUNTERS:
+            setattr(self, name, numbers[name])
+        self.method.restore(tensors, numbers["method"])
+
+
+_COUNTERS = (
+    "step", "items", "evaluations", "loss", "scale", "small", "flat_steps", "restarts", "last_restart", "overfits",
+    "fresh_loss", "best", "decrement",
+)  # fmt: skip

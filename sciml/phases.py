@@ -1,0 +1,137 @@
+"""Phases are values: an algorithm with its hyper-parameters, and what ends it. `solve` runs them in order."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sciml.errors import InputError
+from sciml.optim.first_order import AdamRule, FirstOrder, SGDRule
+from sciml.optim.lbfgs import CompactLBFGS
+from sciml.optim.quasi_newton import InverseHessian
+from sciml.optim.self_scaled import DenseSelfScaled
+from sciml.problem import Problem
+from sciml.schedules import Schedule
+
+DENSE_LIMIT = 3000
+"""Unknowns up to which the dense self-scaled update is the default finisher (its matrix then takes 72 MB in float64)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stochastic:
+    """A phase on mini-batches.
+
+    Attributes:
+        lr: step size, a number or a schedule of the step within the phase.
+        steps: at most so many steps.
+        batch: items per step; None lets `solve` choose (a quarter of the fixed set, 32 to 128 items) and grow it while
+            the gradient noise holds the phase back. A given batch is kept.
+        micro_batches: independent parts of a batch from which the gradient noise is measured.
+    """
+
+    lr: float | Schedule = 1e-3
+    steps: int = 20_000
+    batch: int | None = None
+    micro_batches: int = 4
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.micro_batches < 2 or (self.batch is not None and self.batch < self.micro_batches):
+            raise InputError(
+                f"{type(self).__name__}(steps={self.steps}, batch={self.batch}, micro_batches={self.micro_batches}): "
+                "need steps >= 1, micro_batches >= 2, batch >= micro_batches"
+            )
+        if not isinstance(self.lr, Schedule) and not self.lr > 0:
+            raise InputError(f"{type(self).__name__}(lr={self.lr}): the step size must be positive")
+
+    def rule(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> FirstOrder:
+        """The update rule with fresh state."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Stochastic):
+    """Adam (Kingma and Ba 2015)."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def rule(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> FirstOrder:
+        """Adam's moments."""
+        return AdamRule(vector, self.betas, self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Stochastic):
+    """Stochastic gradient descent along the preconditioned gradient, with momentum."""
+
+    lr: float | Schedule = 1e-2
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def rule(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> FirstOrder:
+        """The velocity and the problem's preconditioner."""
+        return SGDRule(vector, self.momentum, self.nesterov, problem.preconditioner(model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deterministic:
+    """A quasi-Newton phase on a fixed set of items.
+
+    Attributes:
+        steps: at most so many iterations.
+        tolerance: converged when the Newton decrement g'Hg, in three iterations running, is below tolerance^2 times the
+            largest change of the loss seen in the whole solve. For a sum of squares that is a residual `tolerance` times the first one.
+        patience: converged also when, over so many iterations, neither the decrement halves nor the loss falls by 1 %.
+        check: iterations between two looks at fresh samples (streams only).
+    """
+
+    steps: int = 20_000
+    tolerance: float = 1e-9
+    patience: int = 300
+    check: int = 20
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.patience < 1 or self.check < 1 or self.tolerance < 0:
+            raise InputError(f"{self}: need steps, patience and check of at least 1 and a tolerance of at least 0")
+
+    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
+        """The method's approximation with fresh state."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGS(Deterministic):
+    """Limited-memory BFGS in compact form, preconditioned by the problem's operator if it has one."""
+
+    history: int = 20
+
+    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
+        """The compact form over `history` pairs."""
+        if self.history < 1:
+            raise InputError(f"LBFGS(history={self.history}): keep at least one pair")
+        return CompactLBFGS(vector, self.history, problem.preconditioner(model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfScaled(Deterministic):
+    """Dense self-scaled Broyden updates: for models of up to a few thousand parameters (n^2 numbers are kept)."""
+
+    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
+        """The dense matrix."""
+        if vector.numel() > 20_000:
+            gigabytes = vector.numel() ** 2 * vector.element_size() / 1e9
+            raise InputError(
+                f"SelfScaled on {vector.numel()} unknowns needs a matrix of {gigabytes:.0f} GB; use LBFGS above 20,000"
+            )
+        return DenseSelfScaled(vector)
+
+
+Phase = Stochastic | Deterministic
+
+
+def default_phases(problem: Problem, model: torch.nn.Module, unknowns: int) -> tuple[Phase, ...]:
+    """Adam, then the dense self-scaled finisher for small models and L-BFGS for large ones; preconditioned SGD, then
+    L-BFGS, when the problem has a preconditioner."""
+    if problem.preconditioner(model) is not None:
+        return SGD(lr=0.1), LBFGS()
+    return Adam(), SelfScaled() if unknowns <= DENSE_LIMIT else LBFGS(history=50)

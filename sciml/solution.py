@@ -1,0 +1,66 @@
+"""What a solve answers: `Solution`, its `Result`, and the `Budget` it was given."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+
+from sciml.errors import InputError
+
+
+class Result(Enum):
+    """How a solve ended. Failure is data; `solve(..., throw=True)` raises instead."""
+
+    CONVERGED = "CONVERGED"
+    MAX_STEPS = "MAX_STEPS"  # a step limit or the budget ended it
+    NOISE_FLOOR = "NOISE_FLOOR"  # the gradient is below its own sampling noise and the sample may not grow further
+    LINE_SEARCH_FAILED = "LINE_SEARCH_FAILED"
+    NONFINITE = "NONFINITE"
+    INTERRUPTED = "INTERRUPTED"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where to stop at the latest.
+
+    Attributes:
+        seconds: wall-clock seconds of the solve, earlier sessions of a resumed run counted in.
+        evaluations: loss-and-gradient evaluations per item of the declared set, line-search calls included.
+    """
+
+    seconds: float | None = None
+    evaluations: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "evaluations"):
+            given = getattr(self, name)
+            if given is not None and not given > 0:
+                raise InputError(f"Budget({name}={given}): must be positive, or None for no limit")
+
+
+@dataclass
+class Solution:
+    """The answer of `solve`.
+
+    Attributes:
+        model: the trained module (the one passed in). result: how it ended. loss: final loss, on the fixed set when a
+            quasi-Newton phase came last. evaluations: loss-and-gradient evaluations per item of the declared set.
+        seconds: wall-clock time. history: every metric record. switch: one record for each phase that ended: phase, step, reason, snr,
+            batch, set, details. values: the last answer of `Problem.evaluate`.
+    """
+
+    model: torch.nn.Module
+    result: Result
+    loss: float
+    evaluations: float
+    seconds: float
+    history: list[dict[str, Any]] = field(repr=False)
+    switch: list[dict[str, Any]]
+    values: dict[str, float]
+
+    def plot(self) -> Any:
+        """A figure of the optimisation: loss, signal-to-noise ratio with its interval, batch and set, switches."""
+        from sciml.report import optimisation_figure
+
+        return optimisation_figure(self.history)

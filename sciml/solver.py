@@ -1,0 +1,384 @@
+"""`solve`: the one loop. Phases run in order; every end of a phase is recorded with its reason and its numbers."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from sciml import checkpoint
+from sciml.deterministic import DeterministicRunner
+from sciml.errors import ConvergenceError, InputError
+from sciml.fixed_set import FixedSet
+from sciml.parameters import FlatParameters
+from sciml.phases import Deterministic, Phase, Stochastic, default_phases
+from sciml.problem import Problem
+from sciml.progress import Progress
+from sciml.race import race
+from sciml.run import Run
+from sciml.solution import Budget, Result, Solution
+from sciml.stage import Stage
+from sciml.stochastic import Ending, Setting, StochasticRunner
+from sciml.switching import SwitchRule, rule_for
+
+CHECKPOINT_SECONDS = 5.0
+"""Seconds between two checkpoints, or 20 times what one costs, whichever is longer."""
+
+Runner = StochasticRunner | DeterministicRunner
+
+
+def solve(
+    problem: Problem,
+    model: torch.nn.Module,
+    phases: Sequence[Phase] | None = None,
+    *,
+    switch: str | int | SwitchRule = "auto",
+    seed: int = 0,
+    budget: Budget | None = None,
+    run: Run | Stage | None = None,
+    throw: bool = False,
+) -> Solution:
+    """Minimise a problem's expected loss over a model's parameters.
+
+    Args:
+        problem: where samples come from and what the loss is.
+        model: trained in place; its parameters decide device and dtype, and become views of one flat vector.
+        phases: algorithms in order; default: watched Adam, then a quasi-Newton finisher fit for the model's size.
+        switch: what ends a stochastic phase that another phase follows: "auto", "snr" (the literal SNR rule), a step number, or a rule.
+        seed: decides every batch; the model's initial parameters are the caller's.
+        budget: where to stop at the latest.
+        run: a run (its stage "solve" is used) or a stage to write metrics and checkpoints to. If it holds a checkpoint
+            of this solve, the solve goes on from there, to the same bits on the same CPU; a finished one answers at once.
+        throw: raise when the result is neither CONVERGED nor MAX_STEPS.
+
+    Raises:
+        InputError: the problem, the model or an option cannot be used.
+        ConvergenceError: with `throw`, when the solve failed.
+    """
+    loop = _Loop(problem, model, phases, switch, seed)
+    loop.budget = budget or Budget()
+    loop.stage = run.stage("solve") if isinstance(run, Run) else run
+    loop.resume()
+    if loop.result is None:
+        with _Interrupts() as interrupts, Progress(type(problem).__name__) as progress:
+            loop.run(interrupts, progress)
+    solution = loop.solution()
+    if throw and solution.result not in (Result.CONVERGED, Result.MAX_STEPS):
+        reason = solution.switch[-1]["reason"] if solution.switch else "it was interrupted"
+        raise ConvergenceError(f"{solution.result.value}: {reason} (loss {solution.loss:.6g})")
+    return solution
+
+
+class _Loop:
+    """State of a solve: the phase that runs, what was spent, and the records."""
+
+    budget: Budget
+    stage: Stage | None
+
+    def __init__(
+        self,
+        problem: Problem,
+        model: torch.nn.Module,
+        phases: Sequence[Phase] | None,
+        switch: str | int | SwitchRule,
+        seed: int,
+    ) -> None:
+        flat = FlatParameters(model)
+        self.setting = Setting(problem, model, flat, FixedSet(problem, seed, flat.vector), seed)
+        self.phases = tuple(phases or default_phases(problem, model, flat.vector.numel()))
+        for phase in self.phases:
+            if not isinstance(phase, (Stochastic, Deterministic)):
+                raise InputError(f"{phase!r} is not a phase; allowed are Adam, SGD, LBFGS and SelfScaled")
+        self.switch_option = switch
+        rule_for(switch)
+        self.index = 0
+        self.items_before = 0.0  # item gradients of the phases that ended
+        self.initial_loss: float | None = None
+        self.history: list[dict[str, Any]] = []
+        self.switches: list[dict[str, Any]] = []
+        self.values: dict[str, float] = {}
+        self.evaluated_at = -1
+        self.result: Result | None = None
+        self.seconds_before = 0.0
+        self.began = time.monotonic()
+        self.saved = time.monotonic()
+        self.save_cost = 0.0
+        self.number = 0
+        self.raced = False
+        self.runner: Runner = self._make_runner(0)
+
+    def _make_runner(self, index: int) -> Runner:
+        phase = self.phases[index]
+        if isinstance(phase, Stochastic):
+            followed = index + 1 < len(self.phases)
+            return StochasticRunner(self.setting, phase, index, rule_for(self.switch_option) if followed else None)
+        return DeterministicRunner(self.setting, phase, index, abs(self.initial_loss or 0.0))
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.began
+
+    @property
+    def evaluations(self) -> float:
+        return (self.items_before + self.runner.items) / self.setting.fixed.declared
+
+    def run(self, interrupts: "_Interrupts", progress: Progress) -> None:
+        """Phases in order until one fails, the last ends, the budget is spent, or the user interrupts."""
+        if not self.history:
+            self._evaluate()
+        if self._may_race() and not self._race(interrupts):
+            self._stop(Result.INTERRUPTED, save=False)
+            return
+        while self.result is None:
+            ending = self.runner.advance()
+            self._collect()
+            if ending is not None:
+                self._end_phase(ending)
+            elif interrupts.asked:
+                self._stop(Result.INTERRUPTED)
+            elif (spent := self._spent()) is not None:
+                self._end_phase(Ending("MAX_STEPS", spent, {}), last=True)
+            elif time.monotonic() - self.saved > max(CHECKPOINT_SECONDS, 20 * self.save_cost):
+                self._save()
+            self._show(progress)
+
+    def _spent(self) -> str | None:
+        """Which part of the budget is spent, in words."""
+        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
+            return f"the budget of {self.budget.seconds:g} s"
+        if self.budget.evaluations is not None and self.evaluations >= self.budget.evaluations:
+            return f"the budget of {self.budget.evaluations:g} evaluations"
+        return None
+
+    def _may_race(self) -> bool:
+        """Whether the finisher may start beside the stochastic phase: only where one step costs more than 1/32 of a set."""
+        first = self.runner
+        return (
+            self.index == 0
+            and not self.raced
+            and isinstance(first, StochasticRunner)
+            and first.step == 0
+            and first.switch is not None
+            and first.switch.race
+            and isinstance(self.phases[1], Deterministic)
+            and first.cost > 1 / 32
+        )
+
+    def _race(self, interrupts: "_Interrupts") -> bool:
+        """Run the start race and go on with its winner; False if the user interrupted it (it then starts anew)."""
+        self.raced = True
+        first, second = self.runner, self._make_runner(1)
+        assert isinstance(first, StochasticRunner) and isinstance(second, DeterministicRunner)
+        outcome = race(self.setting, first, second, lambda: interrupts.asked)
+        if outcome is None:
+            return False
+        self.initial_loss = outcome.start
+        self._collect()
+        if outcome.decision is None:
+            self.items_before += second.items
+            return True
+        self._record_switch(outcome.decision.reason, outcome.decision.details)
+        self.items_before += first.items
+        self.index, self.runner = 1, second
+        second.scale = max(second.scale, abs(outcome.start))
+        self._collect()
+        if outcome.ending is not None:
+            self._end_phase(outcome.ending)
+        return True
+
+    def _collect(self) -> None:
+        """Complete the runner's records and hand them to history and stage; evaluate now and then."""
+        common = {"phase": type(self.phases[self.index]).__name__, "index": self.index}
+        records = [
+            {"kind": r["kind"], **common, **r, "evaluations": self.evaluations, "seconds": self.seconds}
+            for r in self.runner.records
+        ]
+        self.runner.records = []
+        if self.initial_loss is None:
+            self.initial_loss = next((r["loss"] for r in records if r["kind"] == "step"), None)
+        self._append(records)
+        interval = 20 if isinstance(self.runner, DeterministicRunner) else 100
+        if self.runner.step // interval != self.evaluated_at:
+            self.evaluated_at = self.runner.step // interval
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        values = {k: float(v) for k, v in self.setting.problem.evaluate(self.setting.model).items()}
+        if values:
+            self.values = values
+            self._append([self._record("evaluate", values=values)])
+
+    def _record(self, kind: str, **fields: Any) -> dict[str, Any]:
+        phase = type(self.phases[self.index]).__name__
+        return {
+            "kind": kind, "phase": phase, "index": self.index, "step": self.runner.step,
+            "evaluations": self.evaluations, "seconds": self.seconds, **fields,
+        }  # fmt: skip
+
+    def _append(self, records: list[dict[str, Any]]) -> None:
+        self.history.extend(records)
+        if self.stage is not None:
+            self.stage.append_metrics(records)
+
+    def _record_switch(self, reason: str, details: dict[str, Any]) -> None:
+        runner = self.runner
+        stochastic = isinstance(runner, StochasticRunner)
+        estimate = runner.noise.estimate() if stochastic else None
+        record = self._record(
+            "switch",
+            reason=reason,
+            snr=None if estimate is None else estimate.snr,
+            batch=runner.batch if stochastic else self.setting.fixed.size,
+            set=runner.set_size if stochastic else self.setting.fixed.size,
+            loss=runner.loss,
+            details={**details, **({} if estimate is None else vars(estimate))},
+        )
+        self.switches.append({k: v for k, v in record.items() if k != "kind"})
+        self._append([record])
+
+    def _end_phase(self, ending: Ending, last: bool = False) -> None:
+        """Record the end; go to the next phase, or stop after the last one or a failure."""
+        self._record_switch(ending.reason, ending.details)
+        result = Result[ending.result]
+        failed = result in (Result.NONFINITE,)
+        if last or failed or self.index + 1 == len(self.phases):
+            self._evaluate()
+            self._stop(result)
+            return
+        self.items_before += self.runner.items
+        if isinstance(self.runner, StochasticRunner) and not self.setting.fixed.finite:
+            self.setting.fixed.grow_to(self.runner.set_size)
+        self.index += 1
+        self.runner = self._make_runner(self.index)
+        self.evaluated_at = -1
+        self._save()
+
+    def _stop(self, result: Result, *, save: bool = True) -> None:
+        """Record the end. An interrupted solve is saved as unfinished, before its end is recorded."""
+        self.result = result
+        if save and result is Result.INTERRUPTED:
+            self._save()
+        self._append([self._record("end", result=result.value, loss=self.runner.loss)])
+        if save and result is not Result.INTERRUPTED:
+            self._save()
+        if self.stage is not None:
+            self.stage.flush()
+
+    def _save(self) -> None:
+        """Write a checkpoint, if there is a stage."""
+        if self.stage is None:
+            return
+        start = time.monotonic()
+        self.number += 1
+        finished = None if self.result in (None, Result.INTERRUPTED) else self.result.value
+        numbers = {
+            **self._identity(),
+            "index": self.index, "items_before": self.items_before, "initial_loss": self.initial_loss,
+            "switches": self.switches, "values": self.values, "evaluated_at": self.evaluated_at, "result": finished,
+            "seconds": self.seconds, "number": self.number, "raced": self.raced,
+            "appended": self.setting.fixed.appended, "metrics": self.stage.metrics_offset(), "runner": self.runner.numbers(),
+        }  # fmt: skip
+        tensors = {f"runner.{name}": tensor for name, tensor in self.runner.tensors().items()}
+        state = checkpoint.Checkpoint({"parameters": self.setting.flat.vector, **tensors}, numbers)
+        checkpoint.write(self.stage.checkpoints, self.number, state)
+        self.saved = time.monotonic()
+        self.save_cost = self.saved - start
+
+    def resume(self) -> None:
+        """Go on from the newest sound checkpoint of the stage, if there is one; forget metrics written after it."""
+        self.began = time.monotonic()
+        if self.stage is None:
+            return
+        state, damaged = checkpoint.newest(self.stage.checkpoints)
+        for path in damaged:
+            self._append([{"kind": "warning", "text": f"{path.name} is damaged; the checkpoint before it was used"}])
+        if state is None:
+            self.stage.truncate_metrics(0)
+            return
+        numbers = state.numbers
+        self._check_same(numbers)
+        device = self.setting.flat.vector.device
+        self.setting.flat.vector.copy_(state.tensors["parameters"])
+        self.setting.fixed.restore(numbers["appended"])
+        for name in ("index", "items_before", "initial_loss", "switches", "values", "evaluated_at", "number", "raced"):
+            setattr(self, name, numbers[name])
+        self.runner = self._make_runner(self.index)
+        prefix = "runner."
+        tensors = {k.removeprefix(prefix): t.to(device) for k, t in state.tensors.items() if k.startswith(prefix)}
+        self.runner.restore(tensors, numbers["runner"])
+        self.seconds_before = numbers["seconds"]
+        self.result = None if numbers["result"] is None else Result(numbers["result"])
+        self.stage.truncate_metrics(numbers["metrics"])
+        self.history = self.stage.read_metrics()
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree in to belong to this solve."""
+        option = self.switch_option
+        return {
+            "phases": [repr(phase) for phase in self.phases],
+            "switch": type(option).__name__ if isinstance(option, SwitchRule) else option,
+            "seed": self.setting.seed,
+            "unknowns": self.setting.flat.vector.numel(),
+        }
+
+    def _check_same(self, numbers: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another solve."""
+        assert self.stage is not None
+        for name, here in self._identity().items():
+            if numbers[name] != here:
+                raise InputError(
+                    f"{self.stage.path} holds a checkpoint with {name} {numbers[name]}, not {here}; "
+                    "use the same settings to go on, or another folder to start anew"
+                )
+
+    def _show(self, progress: Progress) -> None:
+        runner = self.runner
+        stochastic = isinstance(runner, StochasticRunner)
+        estimate = runner.noise.estimate() if stochastic and not progress.quiet else None
+        left = None if self.budget.seconds is None else max(self.budget.seconds - self.seconds, 0.0)
+        progress.update(
+            phase=type(self.phases[self.index]).__name__,
+            step=runner.step,
+            loss=runner.loss,
+            snr=None if estimate is None else estimate.snr,
+            rate=self.evaluations / max(self.seconds, 1e-9),
+            left=left,
+        )
+
+    def solution(self) -> Solution:
+        """The answer."""
+        assert self.result is not None
+        seconds = self.history[-1].get("seconds", self.seconds) if self.history else self.seconds
+        loss = self.runner.loss if math.isfinite(self.runner.loss) else math.nan
+        return Solution(
+            self.setting.model, self.result, loss, self.evaluations, seconds, self.history, self.switches, self.values
+        )
+
+
+class _Interrupts:
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop honours between steps; the second one acts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
