@@ -1,0 +1,241 @@
+"""Discrete Fourier transforms of images and volumes whose origin is the sample n // 2, for even and odd n.
+
+Every shift between "origin in the middle" and "origin in the corner" happens in this file; nothing else calls an fftshift.
+
+Conventions:
+
+* real space: arrays are z y x (volumes) or y x (images), x the fastest axis, origin at index n // 2 of every axis;
+* Fourier space: half spectra of real data, kernel exp(-2 pi i k.r / n), unnormalised forward. All axes but the last are in FFT
+  order (0, 1, ..., -1), the last axis x holds the frequencies 0 ... n // 2. Frequencies are integers, in units of 1 / (n * pixel size).
+
+The functions on arrays take numpy arrays and torch tensors alike (the same calls exist in both), and never import torch themselves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from jaxtyping import Complex, Float, Int
+
+
+def _backend(array: Any) -> ModuleType:
+    """The module whose `rfftn`, `irfftn`, `fftshift` and `ifftshift` accept this array (positional arguments agree)."""
+    if isinstance(array, np.ndarray):
+        return scipy.fft
+    import torch
+
+    return torch.fft
+
+
+def _axes(dimensions: int) -> tuple[int, ...]:
+    return tuple(range(-dimensions, 0))
+
+
+def frequencies(size: int) -> Int[np.ndarray, " size"]:
+    """Integer frequencies of a full axis in FFT order: 0, 1, ..., -1 (the Nyquist frequency of an even axis is -size/2)."""
+    return np.rint(np.fft.fftfreq(size) * size).astype(np.int64)
+
+
+def half_frequencies(size: int) -> Int[np.ndarray, " half"]:
+    """Integer frequencies 0 ... size // 2 of the last axis of a half spectrum."""
+    return np.arange(size // 2 + 1, dtype=np.int64)
+
+
+def squared_radii(size: int, dimensions: int) -> Int[np.ndarray, "..."]:
+    """|k|^2 at each point of the half spectrum of an image (dimensions=2) or volume (dimensions=3), exact integers."""
+    axes = [frequencies(size)] * (dimensions - 1) + [half_frequencies(size)]
+    total = np.zeros((1,) * dimensions, np.int64)
+    for index, axis in enumerate(axes):
+        total = total + axis.reshape([-1 if j == index else 1 for j in range(dimensions)]) ** 2
+    return total
+
+
+def shells(size: int, dimensions: int) -> Int[np.ndarray, "..."]:
+    """Shell number round(|k|) at each point of the half spectrum; RELION's shells."""
+    return np.rint(np.sqrt(squared_radii(size, dimensions))).astype(np.int64)
+
+
+def transform(array: Any, dimensions: int) -> Any:
+    """Half spectrum of real images (..., n, n) or volumes (..., n, n, n) whose origin is at n // 2.
+
+    Returns:
+        Complex array of the same precision, last axis n // 2 + 1; see the module for the order of frequencies.
+    """
+    module, axes = _backend(array), _axes(dimensions)
+    return module.rfftn(module.ifftshift(array, axes), None, axes)
+
+
+def inverse_transform(spectrum: Any, size: int, dimensions: int) -> Any:
+    """Inverse of `transform`, including the factor size**-dimensions; origin of the result at size // 2.
+
+    The spectrum must be that of a real array (hermitian on its first and, for even size, last column); a part that is not is
+    treated differently by different FFT libraries. `adjoint_transform` takes any spectrum.
+    """
+    module, axes = _backend(spectrum), _axes(dimensions)
+    return module.fftshift(module.irfftn(spectrum, (size,) * dimensions, axes), axes)
+
+
+def adjoint_transform(spectrum: Any, size: int, dimensions: int) -> Any:
+    """Exact transpose of `transform` as a real-linear map: <transform(x), y> = <x, adjoint_transform(y)>.
+
+    The inner product of half spectra is Re sum conj(a) b with every stored point counted once, so the points of the inner columns,
+    which stand for two frequencies of the full spectrum, enter here with weight 1/2, and the columns x = 0 and (even size)
+    x = size / 2 with their hermitian part.
+    """
+    halved = spectrum * 0.5
+    edges = (0, size // 2) if size % 2 == 0 else (0,)
+    for column in edges:
+        halved[..., column] = hermitian_part(spectrum[..., column], dimensions - 1)
+    return inverse_transform(halved, size, dimensions) * float(size) ** dimensions
+
+
+def hermitian_part(plane: Any, dimensions: int) -> Any:
+    """(F(k) + conj F(-k)) / 2 over the last `dimensions` axes, which are full and in FFT order."""
+    axes = _axes(dimensions)
+    if isinstance(plane, np.ndarray):
+        mirrored = np.roll(np.flip(plane, axes), (1,) * dimensions, axes)
+    else:
+        mirrored = plane.flip(axes).roll((1,) * dimensions, axes)
+    return 0.5 * (plane + mirrored.conj())
+
+
+def _placement(small: int, large: int, dimensions: int) -> tuple[Any, ...]:
+    start = large // 2 - small // 2
+    return (..., *(slice(start, start + small),) * dimensions)
+
+
+def pad(array: Any, size: int, dimensions: int) -> Any:
+    """Embed the last axes in zeros so that each has `size` samples and the origin stays at n // 2."""
+    small = array.shape[-1]
+    shape = (*array.shape[:-dimensions], *(size,) * dimensions)
+    padded = np.zeros(shape, array.dtype) if isinstance(array, np.ndarray) else array.new_zeros(shape)
+    padded[_placement(small, size, dimensions)] = array
+    return padded
+
+
+def crop(array: Any, size: int, dimensions: int) -> Any:
+    """Cut the middle `size` samples out of the last axes, origin to origin; the transpose of `pad`. A view."""
+    return array[_placement(size, array.shape[-1], dimensions)]
+
+
+def resize(volume: Float[np.ndarray, "n n n"], size: int) -> Float[np.ndarray, "size size size"]:
+    """The same density on a grid of `size`^3 voxels over the same box: its spectrum is cut or continued with zeros.
+
+    Frequencies at or above the smaller Nyquist radius of a cubic box are dropped, so that the result is real for every parity.
+    """
+    old = volume.shape[-1]
+    if size == old:
+        return volume
+    spectrum = transform(volume, 3)
+    keep = (min(old, size) - 1) // 2
+    source, target = (np.r_[0 : keep + 1, n - keep : n] for n in (old, size))
+    out = np.zeros((size, size, size // 2 + 1), spectrum.dtype)
+    columns = np.arange(keep + 1)
+    out[np.ix_(target, target, columns)] = spectrum[np.ix_(source, source, columns)]
+    return (inverse_transform(out, size, 3) * (size / old) ** 3).astype(volume.dtype)
+
+
+def corner_transform(images: Float[np.ndarray, "batch n n"]) -> Complex[np.ndarray, "batch n half"]:
+    """Half spectra of images with the origin left at sample 0: what `HalfPlane.ramps` expects, without a copy for the shift."""
+    return scipy.fft.rfftn(images, axes=(-2, -1))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class HalfPlane:
+    """The independent Fourier points of a real n x n image inside a disc: kx > 0, or kx = 0 and ky >= 0, and |k| < radius.
+
+    Each stands for itself and its Friedel mate, but the origin, which is its own mate. `radius` is at most n / 2, so that the
+    Nyquist column of an even box, which mixes two frequencies, stays out.
+    """
+
+    size: int
+    radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.radius is not None and not 0 < self.radius <= self.size / 2:
+            raise ValueError(f"radius {self.radius} of the Fourier disc is outside 0 ... {self.size / 2} for a box of {self.size}")
+
+    @cached_property
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        squared = squared_radii(self.size, 2)
+        keep = squared < (self.size / 2 if self.radius is None else self.radius) ** 2
+        keep[:, 0] &= frequencies(self.size) >= 0
+        rows, columns = np.nonzero(keep)
+        return rows, columns
+
+    @property
+    def rows(self) -> Int[np.ndarray, " points"]:
+        """Row of each point in the half spectrum (FFT order)."""
+        return self._points[0]
+
+    @property
+    def columns(self) -> Int[np.ndarray, " points"]:
+        """Column of each point in the half spectrum, equal to its kx."""
+        return self._points[1]
+
+    @cached_property
+    def kx(self) -> Float[np.ndarray, " points"]:
+        """x frequency, float32."""
+        return self.columns.astype(np.float32)
+
+    @cached_property
+    def ky(self) -> Float[np.ndarray, " points"]:
+        """y frequency, float32."""
+        return frequencies(self.size)[self.rows].astype(np.float32)
+
+    @cached_property
+    def shell(self) -> Int[np.ndarray, " points"]:
+        """round(|k|)."""
+        return shells(self.size, 2)[self.rows, self.columns]
+
+    @cached_property
+    def multiplicity(self) -> Float[np.ndarray, " points"]:
+        """How many points of the full spectrum each stands for: 2, and 1 for the origin; float32."""
+        return np.where((self.rows == 0) & (self.columns == 0), 1.0, 2.0).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def ramps(
+        self, offsets: Float[np.ndarray, "batch 2"]
+    ) -> tuple[Complex[np.ndarray, "batch half"], Complex[np.ndarray, "batch n"]]:
+        """Phases that take `corner_transform` spectra to the origin n // 2 and move each image back by its offset (x, y) in pixels.
+
+        The product of both, exp(2 pi i k.(n // 2 - offset) / n), undoes an observation that is the projection moved by
+        minus its offset (RELION's rlnOriginX/Y): what was at n // 2 - offset comes to n // 2.
+
+        Returns:
+            Factors for the columns (kx) and for the rows (ky), complex64.
+        """
+        turn = 2j * np.pi / self.size
+        moves = self.size // 2 - np.asarray(offsets, np.float64)
+        columns = np.exp(turn * moves[:, :1] * half_frequencies(self.size))
+        rows = np.exp(turn * moves[:, 1:] * frequencies(self.size))
+        return columns.astype(np.complex64), rows.astype(np.complex64)
+
+    def gather(
+        self, images: Float[np.ndarray, "batch n n"], offsets: Float[np.ndarray, "batch 2"] | None = None
+    ) -> Complex[np.ndarray, "batch points"]:
+        """Fourier values of images at these points, origin at n // 2, offsets undone (see `ramps`)."""
+        columns, rows = self.ramps(np.zeros((len(images), 2)) if offsets is None else offsets)
+        spectra = corner_transform(images) * rows[:, :, None] * columns[:, None, :]
+        return spectra[:, self.rows, self.columns]
+
+    def scatter(self, values: Complex[np.ndarray, "batch points"]) -> Float[np.ndarray, "batch n n"]:
+        """Real images (origin n // 2) whose spectra have these values inside the disc and zero outside."""
+        spectra = np.zeros((len(values), self.size, self.size // 2 + 1), values.dtype)
+        spectra[:, self.rows, self.columns] = values
+        line = self.columns == 0
+        spectra[:, (-self.rows[line]) % self.size, 0] = np.conj(values[:, line])
+        return inverse_transform(spectra, self.size, 2)
+
+
+def shell_means(values: Sequence[float] | np.ndarray, shell: np.ndarray, count: int) -> Float[np.ndarray, " shells"]:
+    """Mean of `values` over each shell 0 ... count - 1 (0 where a shell has no point), summed in float64."""
+    total = np.bincount(np.ravel(shell), np.ravel(np.asarray(values, np.float64)), count)[:count]
+    number = np.bincount(np.ravel(shell), minlength=count)[:count]
+    return total / np.maximum(number, 1)
