@@ -1,0 +1,58 @@
+"""FSC curves as files: the STAR table of `relion_postprocess`, and the XML that EMDB takes at deposition."""
+
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from jaxtyping import Float
+
+from problems.cryoem.fsc import FSCCurves
+from problems.cryoem.star import write_star
+from problems.cryoem.table import make_table
+from sciml.files import write_atomic
+
+
+def write_fsc_xml(
+    path: str | Path, curve: Float[np.ndarray, " shells"], box: int, pixel_size: float, title: str = ""
+) -> Path:
+    """Write one curve in EMDB's form: frequency in 1/Angstrom against correlation.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    points = "".join(
+        f"  <coordinate>\n    <x>{shell / (box * pixel_size):.6f}</x>\n    <y>{value:.6f}</y>\n  </coordinate>\n"
+        for shell, value in enumerate(curve)
+    )
+    head = f'<fsc title={quoteattr(title)} xaxis="Resolution (A-1)" yaxis="Correlation Coefficient">'
+    return write_atomic(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{head}\n{points}</fsc>\n')
+
+
+def write_fsc_star(path: str | Path, curves: FSCCurves) -> Path:
+    """Write all curves in the form of RELION's postprocess.star (blocks `general` and `fsc`).
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    general = {
+        "rlnFinalResolution": curves.final_resolution,
+        "rlnRandomiseFrom": _angstrom(curves, curves.randomized_from),
+    }
+    shells = range(len(curves.unmasked))
+    columns = {
+        "rlnSpectralIndex": [str(shell) for shell in shells],
+        "rlnResolution": [f"{frequency:.6f}" for frequency in curves.frequencies],
+        "rlnAngstromResolution": [f"{_angstrom(curves, shell):.6f}" for shell in shells],
+        "rlnFourierShellCorrelationCorrected": curves.corrected,
+        "rlnFourierShellCorrelationUnmaskedMaps": curves.unmasked,
+        "rlnFourierShellCorrelationMaskedMaps": curves.masked,
+        "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomized,
+    }
+    texts = {k: v if isinstance(v, list) else [f"{value:.6f}" for value in v] for k, v in columns.items()}
+    numbers = {label: [f"{value:.6f}"] for label, value in general.items()}
+    return write_star(path, [make_table("general", numbers, loop=False), make_table("fsc", texts)])
+
+
+def _angstrom(curves: FSCCurves, shell: int) -> float:
+    """RELION writes 999 for the infinite resolution of shell 0."""
+    return curves.box * curves.pixel_size / shell if shell else 999.0
