@@ -158,7 +158,8 @@ def _finish_axes(axes: "list[Axes]", trace: _Trace) -> None:
     end = max((last for _, _, last in trace.spans), default=1.0)
     starts = [first for _, first, _ in trace.spans]
     for panel in axes:
-        for number, (begin, stop) in enumerate(zip(starts, [*starts[1:], end], strict=True)):
+        for number, begin in enumerate(starts):
+            stop = starts[number + 1] if number + 1 < len(starts) else end
             panel.axvspan(begin, stop, color=SHADES[number % len(SHADES)], lw=0, zorder=0)
         for switch in trace.switches:
             panel.axvline(float(switch["evaluations"]), color="#444444", lw=0.9, ls="--")

@@ -8,7 +8,10 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+# As for static type checkers, an int may stand where a float is asked for.
+CONFIGURATION = BeartypeConf(is_pep484_tower=True)
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,7 +19,7 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
     hints = getattr(function, "__annotations__", None)
     if hints:
         function.__annotations__ = {name: hint for name, hint in hints.items() if _known(hint, function)}
-    return beartype(function)
+    return beartype(function, conf=CONFIGURATION)
 
 
 def _known(hint: Any, function: Callable[..., Any]) -> bool:

@@ -1,0 +1,39 @@
+# Each line is a command that a person could type. `make test` and `make demo` set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Numerical libraries would otherwise start a thread a core in each of the parallel tests.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint bench gpu-check clean
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "Python's venv module is incomplete here. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/sciml demo --out demo
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -n 2 -m slow
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/run.py
+
+gpu-check: .venv/installed
+	$(BIN)/pytest -m gpu
+
+clean:
+	rm -rf .venv demo
