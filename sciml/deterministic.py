@@ -39,7 +39,8 @@ class DeterministicRunner:
         self.step, self.items, self.evaluations = 0, 0, 0
         self.loss = math.nan
         self.scale = scale
-        self.small, self.flat_steps, self.restarts, self.last_restart = 0, 0, 0, -1
+        self.small, self.flat_steps, self.weak = 0, 0, 0
+        self.restarts, self.last_restart = 0, -100
         self.overfits = 0
         self.fresh_loss = math.inf
         self.best: list[float] = []  # [smallest decrement, its loss, iteration] of the last time it halved
@@ -89,8 +90,13 @@ class DeterministicRunner:
         if iteration.status is Status.NONFINITE:
             return Ending("NONFINITE", "loss or gradient is not finite", {"loss": self.loss})
         if iteration.status is not Status.PROGRESS:
-            return self._failed(iteration)
+            return self._failed(iteration, restarted=iteration.status is Status.RESTARTED)
         self.decrement = iteration.decrement
+        self.weak = self.weak + 1 if iteration.ending is Search.DECREASE else 0
+        if self.weak >= 3:  # three searches that used up their evaluations: the curvature or the rounding is to blame
+            self.weak = 0
+            self.method.inverse_hessian.reset()
+            return self._failed(iteration, restarted=True)
         limit = max(self.phase.tolerance**2 * self.scale, 4 * torch.finfo(self.setting.flat.vector.dtype).eps * abs(start))
         self.small = self.small + 1 if iteration.decrement <= limit else 0
         if self.small >= 3:
@@ -110,9 +116,9 @@ class DeterministicRunner:
         reason = f"no progress in {self.phase.patience} iterations"
         return Ending("CONVERGED", reason, {"loss": self.loss, "decrement": self.decrement})
 
-    def _failed(self, iteration: Iteration) -> Ending | None:
+    def _failed(self, iteration: Iteration, *, restarted: bool) -> Ending | None:
         """The line search failed: restart once, else enlarge a stream's set, else the end."""
-        if iteration.status is Status.RESTARTED and self.step - self.last_restart > 10:
+        if restarted and self.step - self.last_restart > 10:
             self.last_restart = self.step
             self.restarts += 1
             return None
@@ -187,6 +193,6 @@ class DeterministicRunner:
 
 
 _COUNTERS = (
-    "step", "items", "evaluations", "loss", "scale", "small", "flat_steps", "restarts", "last_restart", "overfits",
+    "step", "items", "evaluations", "loss", "scale", "small", "flat_steps", "weak", "restarts", "last_restart", "overfits",
     "fresh_loss", "best", "decrement",
 )  # fmt: skip

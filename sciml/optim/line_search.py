@@ -95,9 +95,11 @@ def search(evaluate: Callable[[float], Trial], start: Trial, first: float, rules
         if not decreases and trial.value <= start.value + slack:
             if (2 * rules.delta - 1) * start.slope >= trial.slope >= rules.c2 * start.slope:
                 return Search(trial, evaluation, Ending.APPROXIMATE)
-        if decreases and (best is None or trial.value < best.value):
+        if decreases and trial.value < (start if best is None else best).value:
             best = trial
-        if not decreases or (low is not start and trial.value >= low.value):
+        # values that differ by rounding only say nothing; then the slope decides
+        above = low is not start and trial.value > low.value + 2 * rules.epsilon * abs(low.value)
+        if not decreases or above:
             high = trial
         elif abs(trial.slope) <= -rules.c2 * start.slope:
             return Search(trial, evaluation, Ending.WOLFE)

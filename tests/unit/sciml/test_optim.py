@@ -1,0 +1,253 @@
+"""Quasi-Newton methods: scale, algebra, walls of NaN, preconditioning, restart, state."""
+
+import math
+
+import pytest
+import torch
+
+from sciml.optim.lbfgs import CompactLBFGS
+from sciml.optim.line_search import Ending, Trial, Wolfe, search
+from sciml.optim.quasi_newton import Pair, QuasiNewton, Status
+from sciml.optim.self_scaled import DenseSelfScaled
+
+METHODS = {"lbfgs": lambda x: CompactLBFGS(x, 10), "self_scaled": DenseSelfScaled}
+
+
+def rosenbrock(x):
+    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+
+
+def minimiser(function, start, method, **options):
+    x = start.clone()
+
+    def closure():
+        live = x.clone().requires_grad_()
+        value = function(live)
+        (gradient,) = torch.autograd.grad(value, live)
+        return value.detach(), gradient
+
+    return x, QuasiNewton(x, closure, method(x), **options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_iterates_do_not_depend_on_the_scale_of_the_loss(name):
+    start = torch.full((10,), -1.2, dtype=torch.float64)
+    paths = []
+    for scale in (1.0, 1e-12):
+        x, method = minimiser(lambda v, c=scale: c * rosenbrock(v), start, METHODS[name])
+        path = []
+        for _ in range(40):
+            method.iterate()
+            path.append(x.clone())
+        paths.append(torch.stack(path))
+    # rounding grows along the path by the conditioning of the problem
+    assert torch.allclose(paths[0][:25], paths[1][:25], rtol=1e-9, atol=1e-9)
+    assert torch.allclose(paths[0], paths[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
+def test_rosenbrock_to_the_last_digits(name, scale):
+    x, method = minimiser(lambda v: scale * rosenbrock(v), torch.full((10,), -1.2, dtype=torch.float64), METHODS[name])
+    spent = 0
+    for _ in range(400):
+        iteration = method.iterate()
+        spent += iteration.evaluations
+        if iteration.status is not Status.PROGRESS:
+            break
+    assert float((x - 1).abs().max()) < 1e-12
+    assert spent < 250
+
+
+def quadratic(n, condition, seed=0):
+    stream = torch.Generator().manual_seed(seed)
+    q, _ = torch.linalg.qr(torch.randn(n, n, generator=stream, dtype=torch.float64))
+    return q @ torch.diag(torch.logspace(0, math.log10(condition), n, dtype=torch.float64)) @ q.T
+
+
+def pairs(matrix, count, seed=1):
+    stream = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        s = torch.randn(matrix.shape[0], generator=stream, dtype=torch.float64)
+        g = torch.randn(matrix.shape[0], generator=stream, dtype=torch.float64)
+        yield s, matrix @ s, g
+
+
+def two_loop(history, gradient, h0):
+    """Nocedal's recursion, algorithm 7.4 of Nocedal and Wright: the oracle of the compact form."""
+    q, alphas = gradient.clone(), []
+    for s, y in reversed(history):
+        alpha = (s @ q) / (s @ y)
+        q -= alpha * y
+        alphas.append(alpha)
+    r = h0(q)
+    for (s, y), alpha in zip(history, reversed(alphas), strict=True):
+        r += s * (alpha - (y @ r) / (s @ y))
+    return r
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6])
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_compact_form_equals_the_two_loop_recursion(condition, preconditioned, count):
+    n, m = 30, 5
+    matrix = quadratic(n, condition)
+    diagonal = torch.linspace(0.5, 3, n, dtype=torch.float64)
+    operator = (lambda g: diagonal * g) if preconditioned else None
+    x = torch.zeros(n, dtype=torch.float64)
+    method = CompactLBFGS(x, m, operator)
+    kept, g = [], torch.randn(n, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for s, y, _ in pairs(matrix, count):
+        method.product(g)
+        following = g + y
+        method.update(Pair(s, y, following, s, 1.0, -1.0))
+        kept, g = [*kept, (s, y)][-m:], following
+    s, y = kept[-1]
+    p = diagonal if preconditioned else torch.ones(n, dtype=torch.float64)
+    gamma = (s @ y) / (y @ (p * y))
+    expected = two_loop(kept, g, lambda v: gamma * p * v)
+    assert torch.allclose(method.product(g), expected, rtol=1e-9, atol=1e-9 * float(expected.norm()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_secant_equation_and_positive_definiteness(name):
+    n = 12
+    x, method = minimiser(lambda v: rosenbrock(v), torch.full((n,), -0.5, dtype=torch.float64), METHODS[name])
+    for _ in range(15):
+        before, gradient = x.clone(), None if method.gradient is None else method.gradient.clone()
+        method.iterate()
+        if gradient is None:
+            continue
+        s, y = x - before, method.gradient - gradient
+        method.inverse_hessian.product(method.gradient)
+        hy = method.inverse_hessian.product(y)
+        assert torch.allclose(hy, s, rtol=1e-7, atol=1e-10)
+        probe = torch.randn(n, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        assert float(probe @ method.inverse_hessian.product(probe)) > 0
+
+
+def test_known_product_is_the_product_with_the_matrix():
+    x, method = minimiser(rosenbrock, torch.full((8,), -0.7, dtype=torch.float64), DenseSelfScaled)
+    for _ in range(10):
+        method.iterate()
+    dense = method.inverse_hessian
+    assert dense.known is not None
+    gradient = method.gradient
+    assert torch.allclose(dense.product(gradient), dense.matrix @ gradient, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_wall_of_nan_is_survived(name):
+    """sum sqrt(1 - x) is NaN beyond 1; the minimum of the sum with a pull to the right lies just inside."""
+
+    def function(v):
+        return (-v - 0.01 * torch.sqrt(1 - v)).sum() + 0.5 * (v**2).sum()
+
+    x, method = minimiser(function, torch.full((4,), -20.0, dtype=torch.float64), METHODS[name])
+    for _ in range(100):
+        assert math.isfinite(method.iterate().value)
+    optimum = x[0].item()
+    assert optimum < 1 and abs(-1 + 0.005 / math.sqrt(1 - optimum) + optimum) < 1e-6
+
+
+def test_everything_nonfinite_is_a_status_not_a_crash():
+    x, method = minimiser(lambda v: (v * math.nan).sum(), torch.ones(3, dtype=torch.float64), METHODS["lbfgs"])
+    assert method.iterate().status is Status.NONFINITE
+    assert torch.equal(x, torch.ones(3, dtype=torch.float64))
+
+
+def test_failed_search_leaves_the_best_point_and_says_so():
+    def liar(v):  # a gradient of the wrong sign: no step can decrease the loss
+        return (v.detach() ** 2).sum() * 2 - (v**2).sum()
+
+    start = torch.ones(3, dtype=torch.float64)
+    x, method = minimiser(liar, start, METHODS["self_scaled"])
+    iteration = method.iterate()
+    assert iteration.status is Status.LINE_SEARCH_FAILED
+    assert torch.equal(x, start)
+
+
+def test_preconditioner_equal_to_the_inverse_hessian_converges_at_once():
+    matrix = quadratic(20, 1e6)
+    inverse = torch.linalg.inv(matrix)
+    x, method = minimiser(
+        lambda v: 0.5 * v @ matrix @ v,
+        torch.ones(20, dtype=torch.float64),
+        lambda v: CompactLBFGS(v, 5, lambda g: inverse @ g),
+    )
+    first = method.iterate()
+    assert first.step == 1.0 and first.evaluations == 2
+    assert first.value < 1e-20 * first.decrement
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_refreshed_gradient_never_enters_a_pair(name):
+    """New samples between iterations: the pair of the next step is of the new function alone (secant of its Hessian)."""
+    a, b = quadratic(6, 10, 0), quadratic(6, 10, 5)
+    held = {"matrix": a}
+    x, method = minimiser(lambda v: 0.5 * v @ held["matrix"] @ v, torch.ones(6, dtype=torch.float64), METHODS[name])
+    method.iterate()
+    method.iterate()
+    held["matrix"] = b
+    method.refresh()
+    before = x.clone()
+    method.iterate()
+    s = x - before
+    method.inverse_hessian.product(method.gradient)
+    assert torch.allclose(method.inverse_hessian.product(b @ s), s, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_round_trip_gives_the_identical_next_iterate(name):
+    start = torch.full((9,), -1.0, dtype=torch.float64)
+    x, method = minimiser(rosenbrock, start, METHODS[name])
+    for _ in range(12):
+        method.iterate()
+    y, other = minimiser(rosenbrock, x, METHODS[name])
+    tensors = {key: t.clone() for key, t in method.tensors().items()}
+    other.restore(tensors, method.numbers())
+    for _ in range(5):
+        method.iterate()
+        other.iterate()
+    assert torch.equal(x, y)
+
+
+def line(function, slope):
+    def trial(step):
+        return Trial(step, function(step), slope(step), torch.zeros(1))
+
+    return trial
+
+
+def test_line_search_meets_strong_wolfe_on_a_hard_line():
+    """More and Thuente's function 2 (1994, eq. 5.2) from steps of very different length."""
+    beta = 0.004
+
+    def f(a):
+        return (a + beta) ** 5 - 2 * (a + beta) ** 4
+
+    def df(a):
+        return 5 * (a + beta) ** 4 - 8 * (a + beta) ** 3
+
+    for first in (1e-3, 1e-1, 10.0, 1e3):
+        start = Trial(0.0, f(0), df(0))
+        found = search(line(f, df), start, first, Wolfe(c1=0.1, c2=0.1, max_evaluations=60))
+        assert found.ending is Ending.WOLFE and found.trial is not None
+        assert f(found.trial.step) <= f(0) + 0.1 * found.trial.step * df(0)
+        assert abs(df(found.trial.step)) <= 0.1 * abs(df(0))
+
+
+def test_line_search_accepts_by_slopes_when_rounding_hides_the_decrease():
+    def f(a):
+        return 1.0 + (2.3e-16 if a > 0 else 0.0)  # true values fall by 1e-17; rounding makes them rise by one unit
+
+    found = search(line(f, lambda a: 2e-17 * (a - 1)), Trial(0.0, f(0), -2e-17), 0.9, Wolfe())
+    assert found.ending is Ending.APPROXIMATE
+
+
+def test_single_precision_works():
+    x, method = minimiser(lambda v: 1e-6 * rosenbrock(v), torch.full((6,), -1.2), METHODS["lbfgs"])
+    for _ in range(150):
+        if method.iterate().status is not Status.PROGRESS:
+            break
+    assert float((x - 1).abs().max()) < 1e-2
