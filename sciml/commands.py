@@ -185,9 +185,11 @@ def choose_device(name: str) -> str:
 
 
 def _save_model(model: Any, path: Path) -> None:
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file
 
     from sciml.files import atomic_path
 
+    # After a solve the parameters are views of one flat vector, which the format refuses.
+    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_model(model, str(temporary))
+        save_file(state, str(temporary))
