@@ -77,7 +77,9 @@ class DeterministicRunner:
              "decrement": iteration.decrement, "line_search": iteration.evaluations}
         )  # fmt: skip
         ending = self._judge(iteration, start)
-        if ending is None and not self.setting.fixed.finite and self.step % self.phase.check == 0:
+        if ending is not None and ending.result == "CONVERGED" and not self.setting.fixed.finite:
+            ending = self._settled(ending)
+        elif ending is None and not self.setting.fixed.finite and self.step % self.phase.check == 0:
             ending = self._look_at_fresh_samples()
         if ending is None and self.step >= self.phase.steps:
             ending = Ending("MAX_STEPS", f"its limit of {self.phase.steps} iterations", {})
@@ -130,14 +132,29 @@ class DeterministicRunner:
         name = "NONFINITE" if iteration.ending is Search.NONFINITE else "LINE_SEARCH_FAILED"
         return Ending(name, "the line search found no decrease, along steepest descent either", {"loss": self.loss})
 
+    def _settled(self, ending: Ending) -> Ending | None:
+        """Converged on the set of a stream: the end, unless the set's loss differs from that of fresh samples by more
+        than the tolerance asks for; then the set is what limits the answer, and it is enlarged."""
+        fresh = self._fresh()
+        if abs(fresh - self.loss) <= self.phase.tolerance * self.scale:
+            return ending
+        if self._grow(f"converged on the set, where the loss is {self.loss:.4g}, but {fresh:.4g} on fresh samples"):
+            return None
+        reason = f"sampling noise: the loss is {self.loss:.4g} on the largest set allowed, {fresh:.4g} on fresh samples"
+        return Ending("NOISE_FLOOR", reason, {"fresh_loss": fresh})
+
+    def _fresh(self) -> float:
+        """Loss on samples that the set has not seen, recorded."""
+        fresh = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.fresh(self.step))
+        self.items += self.setting.fixed.declared
+        self.records.append({"kind": "fresh", "step": self.step - 1, "fresh_loss": fresh, "loss": self.loss})
+        return fresh
+
     def _look_at_fresh_samples(self) -> Ending | None:
         """Over-fitting and exhaustion of the set, judged on samples that it has not seen; all terms of the loss count."""
-        fixed = self.setting.fixed
-        fresh = loss_only(self.setting.problem, self.setting.model, fixed.fresh(self.step))
-        self.items += fixed.declared
+        fresh = self._fresh()
         improved = fresh < self.fresh_loss - 0.05 * abs(self.fresh_loss) or not math.isfinite(self.fresh_loss)
         self.fresh_loss = min(fresh, self.fresh_loss)
-        self.records.append({"kind": "fresh", "step": self.step - 1, "fresh_loss": fresh, "loss": self.loss})
         positive = self.loss > 0 and fresh > 0
         self.overfits = self.overfits + 1 if positive and fresh > OVERFIT * self.loss else 0
         if self.overfits >= 2:
@@ -173,7 +190,7 @@ class DeterministicRunner:
             {"kind": "grow", "step": self.step - 1, "set": fixed.size, "reason": f"{reason}: {before} -> {fixed.size} items"}
         )
         self.method.refresh()
-        self.fresh_loss, self.small, self.best = math.inf, 0, []
+        self.fresh_loss, self.small, self.flat_steps, self.best = math.inf, 0, 0, []
         return True
 
     def tensors(self) -> dict[str, Tensor]:

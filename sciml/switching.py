@@ -200,7 +200,7 @@ class FixedSwitch(SwitchRule):
         """Nothing."""
 
 
-def rule_for(switch: "str | int | SwitchRule") -> SwitchRule:
+def rule_for(switch: object) -> SwitchRule:
     """The rule behind `solve(switch=...)`: "auto", "snr", a step number, or a rule of one's own.
 
     Raises:

@@ -1,0 +1,292 @@
+"""The parts of the core: batches, seeds, parameters, checkpoints, switching rules, budgets, results."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import sciml
+from sciml import batches, checkpoint
+from sciml.checkpoint import Checkpoint
+from sciml.errors import ConvergenceError, InputError
+from sciml.noise import NoiseEstimate
+from sciml.parameters import FlatParameters
+from sciml.seeds import generator
+from sciml.switching import AutoSwitch, SnrSwitch, grown_batch, rule_for, set_size
+
+
+class Points(NamedTuple):
+    inside: torch.Tensor
+    weights: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.arange(12.0),
+        (torch.arange(12.0), torch.arange(24.0).reshape(12, 2)),
+        {"a": torch.arange(12.0)},
+        Points(torch.arange(12.0), torch.ones(12, 3)),
+    ],
+)
+def test_splitting_and_joining_restores_the_batch(batch):
+    parts = batches.split(batch, 4)
+    assert [batches.count(part) for part in parts] == [3, 3, 3, 3]
+    joined = batches.concatenate(parts)
+    assert type(joined) is type(batch)
+    for a, b in zip(batches.leaves(joined), batches.leaves(batch), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_move_casts_numbers_but_not_indices():
+    moved = batches.move((torch.ones(2), torch.arange(2)), torch.zeros(1, dtype=torch.float64))
+    assert moved[0].dtype == torch.float64 and moved[1].dtype == torch.int64
+
+
+def test_batches_that_cannot_be_cut_are_refused():
+    with pytest.raises(InputError, match="cannot be cut"):
+        batches.split(torch.ones(3), 4)
+    with pytest.raises(InputError, match="a batch holds a str"):
+        batches.count(["a"])
+
+
+def test_streams_are_functions_of_seed_purpose_and_counter():
+    def draw(*key, counter=0):
+        return torch.rand(4, generator=generator(*key, counter=counter))
+
+    assert torch.equal(draw(0, "batch", 1, counter=5), draw(0, "batch", 1, counter=5))
+    distinct = [draw(0, "batch", 1), draw(1, "batch", 1), draw(0, "fixed", 1), draw(0, "batch", 2)]
+    distinct += [draw(0, "batch", 1, counter=c) for c in (1, 2, 3)]
+    assert len({tuple(d.tolist()) for d in distinct}) == len(distinct)
+
+
+def test_flat_parameters_are_the_models_own():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    before = model(torch.ones(1, 2))
+    flat = FlatParameters(model)
+    assert torch.equal(model(torch.ones(1, 2)), before)
+    flat.vector.zero_()
+    assert torch.equal(model(torch.ones(1, 2)), torch.zeros(1, 1))
+    assert flat.vector.shape == (13,)
+
+
+def test_models_that_cannot_be_trained_are_refused():
+    with pytest.raises(InputError, match="no trainable"):
+        FlatParameters(torch.nn.Tanh())
+    mixed = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1).double()])
+    with pytest.raises(InputError, match="float32 on cpu, torch.float64 on cpu"):
+        FlatParameters(mixed)
+
+
+def test_checkpoint_keeps_every_bit_and_notices_damage(tmp_path):
+    tensors = {"a": torch.randn(7, dtype=torch.float64), "b": torch.zeros(0), "c": torch.tensor([math.nan, math.inf])}
+    numbers = {"x": 0.1 + 0.2, "inf": math.inf, "list": [1, None, "text"]}
+    for number in (1, 2, 3):
+        checkpoint.write(tmp_path, number, Checkpoint(tensors, {**numbers, "number": number}))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    state, damaged = checkpoint.newest(tmp_path)
+    assert state is not None and state.numbers == {**numbers, "number": 3} and not damaged
+    for name, tensor in tensors.items():
+        assert torch.equal(state.tensors[name].nan_to_num(9), tensor.nan_to_num(9))
+    newest = max(tmp_path.glob("*.safetensors"))
+    content = bytearray(newest.read_bytes())
+    content[-3] ^= 1
+    newest.write_bytes(content)
+    state, damaged = checkpoint.newest(tmp_path)
+    assert state is not None and state.numbers["number"] == 2 and damaged == [newest]
+    newest.write_bytes(content[:40])
+    assert checkpoint.read(newest) is None
+
+
+def estimate(snr, high, critical=None):
+    return NoiseEstimate(snr, 0.0, high, critical, 1.0, 1.0, 64, 20)
+
+
+def test_rate_gate_fires_when_progress_stops_and_not_before():
+    rule = AutoSwitch()
+    decisions = []
+    for step in range(4000):
+        # log loss falls by 0.1 per unit of cost until cost 60, then stays
+        cost = (step + 1) / 16
+        rule.observe(1 / 16, math.exp(-0.1 * min(cost, 60.0)))
+        decision = rule.decide(step + 1, None)
+        if decision is not None:
+            decisions.append((cost, decision))
+            break
+    cost, decision = decisions[0]
+    assert 75 <= cost <= 120
+    assert "per gradient of the fixed set" in decision.reason
+    assert decision.details["rate"] <= 0.02 + decision.details["rate_error"]
+
+
+def test_rate_gate_does_not_depend_on_the_scale_of_the_loss_and_takes_energies():
+    fired = []
+    for scale, offset in ((1.0, 0.0), (1e-12, 0.0), (1.0, -5.0)):
+        rule = AutoSwitch()
+        for step in range(4000):
+            cost = (step + 1) / 16
+            rule.observe(1 / 16, scale * (math.exp(-0.1 * min(cost, 40.0)) + offset))
+            if rule.decide(step + 1, None):
+                fired.append(cost)
+                break
+    assert fired[0] == fired[1]
+    assert len(fired) == 3
+
+
+def test_snr_rule_needs_both_a_low_snr_and_a_plateau():
+    def run(snr, losses):
+        rule = SnrSwitch()
+        for step, loss in enumerate(losses):
+            rule.observe(0.1, loss)
+            if step % 10 == 9 and rule.decide(step + 1, estimate(snr, 2.0)):
+                return step
+        return None
+
+    falling = [math.exp(-0.01 * k) for k in range(3000)]
+    flat = [1.0] * 3000
+    assert run(0.5, falling) is None
+    assert run(5.0, flat) is None
+    assert run(0.5, flat) is not None
+
+
+def test_set_and_batch_follow_the_critical_batch():
+    assert set_size(256, None) == 256
+    assert set_size(256, estimate(1.0, 2.0, critical=10)) == 256
+    assert set_size(256, estimate(1.0, 2.0, critical=100)) == 512
+    assert set_size(256, estimate(1.0, 2.0, critical=1e6)) == 1024
+    assert grown_batch(32, 1024, estimate(0.2, 0.8)) == 64
+    assert grown_batch(32, 1024, estimate(0.2, 1.2)) == 32
+    assert grown_batch(256, 1024, estimate(0.2, 0.8)) == 256
+
+
+def test_unknown_options_are_refused():
+    for wrong in ("soon", None, True, -1):
+        with pytest.raises(InputError, match="switch="):
+            rule_for(wrong)
+    with pytest.raises(InputError, match="positive"):
+        sciml.Budget(seconds=0)
+    with pytest.raises(InputError, match="step size"):
+        sciml.Adam(lr=-1)
+    with pytest.raises(InputError, match="at least one pair"):
+        sciml.solve(LeastSquares(), Weights(), [sciml.LBFGS(history=0)])
+
+
+class Weights(torch.nn.Module):
+    def __init__(self, n=10):
+        super().__init__()
+        self.theta = torch.nn.Parameter(torch.zeros(n, dtype=torch.float64))
+
+
+class LeastSquares(sciml.Problem):
+    """Mean of (x'theta - y)^2 / 2; a stream, or a finite set with known minimiser."""
+
+    def __init__(self, n=10, size=None, noise=0.0, condition=10.0, declared=512):
+        self.n, self.size, self.noise, self.declared = n, size, noise, declared
+        self.scales = torch.logspace(0, -0.5 * math.log10(condition), n, dtype=torch.float64)
+        self.truth = torch.linspace(-1, 1, n, dtype=torch.float64)
+        if size is not None:
+            self.data = self._draw(size, torch.Generator().manual_seed(0))
+            x, y = self.data
+            self.minimum = torch.linalg.lstsq(x, y[:, None]).solution[:, 0]
+
+    def _draw(self, size, stream):
+        x = torch.randn(size, self.n, generator=stream, dtype=torch.float64) * self.scales
+        return x, x @ self.truth + self.noise * torch.randn(size, generator=stream, dtype=torch.float64)
+
+    def sample(self, size, generator):
+        if self.size is None:
+            return self._draw(size or self.declared, generator)
+        if size is None:
+            return self.data
+        chosen = torch.randperm(self.size, generator=generator)[:size]
+        return self.data[0][chosen], self.data[1][chosen]
+
+    def loss(self, model, batch):
+        x, y = batch
+        return {"squares": 0.5 * (x @ model.theta - y).square().mean()}
+
+
+@pytest.mark.parametrize("phases", [None, [sciml.Adam(lr=0.1), sciml.LBFGS()], [sciml.LBFGS()], [sciml.SelfScaled()]])
+def test_finite_sum_reaches_its_minimiser(phases):
+    problem, model = LeastSquares(size=1000, noise=0.5), Weights()
+    solution = sciml.solve(problem, model, phases)
+    assert solution.result is sciml.Result.CONVERGED
+    assert torch.allclose(model.theta, problem.minimum, atol=1e-7)
+    assert [r["phase"] for r in solution.switch][-1] in ("SelfScaled", "LBFGS")
+    assert all(r["reason"] for r in solution.switch)
+
+
+def test_noisy_stream_enlarges_its_set_until_the_noise_floor_or_budget():
+    problem, model = LeastSquares(noise=1.0, declared=128), Weights()
+    solution = sciml.solve(problem, model, budget=sciml.Budget(evaluations=3000))
+    grown = [r for r in solution.history if r["kind"] == "grow"]
+    assert grown and "fresh samples" in grown[0]["reason"]
+    assert solution.result is sciml.Result.NOISE_FLOOR
+    excess = 0.5 * float(((model.theta.detach() - problem.truth) * problem.scales).square().sum())
+    final = max(r["set"] for r in solution.history if r["kind"] == "step")
+    # the minimiser of n noisy samples has expected excess d / (2 n): within a factor 4 of what the largest set allows
+    assert excess < 4 * 10 / (2 * final)
+
+
+def test_costs_are_counted_per_item():
+    problem, model = LeastSquares(size=400), Weights()
+    calls = {"items": 0}
+    original = problem.loss
+
+    def counting(model, batch):
+        calls["items"] += batch[0].shape[0]
+        return original(model, batch)
+
+    problem.loss = counting
+    solution = sciml.solve(problem, model, [sciml.Adam(steps=37, batch=40), sciml.LBFGS(steps=5)], switch=20)
+    assert solution.evaluations * 400 == calls["items"]
+    assert solution.switch[0]["step"] == 20 and solution.switch[0]["reason"] == "fixed at step 20"
+
+
+def test_default_batches_do_not_depend_on_monitoring():
+    paths = []
+    for parts in (2, 4):
+        model = Weights()
+        sciml.solve(LeastSquares(size=256), model, [sciml.Adam(lr=0.01, steps=60, batch=64, micro_batches=parts)])
+        paths.append(model.theta.detach().clone())
+    assert torch.allclose(paths[0], paths[1], rtol=1e-10)
+
+
+def test_budget_in_evaluations_and_steps_are_kept():
+    solution = sciml.solve(LeastSquares(), Weights(), [sciml.Adam(steps=50)])
+    assert solution.result in (sciml.Result.MAX_STEPS, sciml.Result.NOISE_FLOOR)
+    assert sum(r["kind"] == "step" for r in solution.history) == 50
+    solution = sciml.solve(LeastSquares(), Weights(), [sciml.Adam()], budget=sciml.Budget(evaluations=10))
+    assert 10 <= solution.evaluations < 15
+    assert "budget" in solution.switch[-1]["reason"]
+
+
+class Exploding(LeastSquares):
+    def loss(self, model, batch):
+        x, y = batch
+        return {"squares": torch.exp(1e3 * (x @ model.theta - y)).mean()}
+
+
+def test_nonfinite_loss_is_a_result_and_the_last_finite_parameters_stay():
+    model = Weights()
+    solution = sciml.solve(Exploding(), model, [sciml.SGD(lr=1.0)])
+    assert solution.result is sciml.Result.NONFINITE
+    assert torch.isfinite(model.theta).all()
+    with pytest.raises(ConvergenceError, match="NONFINITE"):
+        sciml.solve(Exploding(), Weights(), [sciml.SGD(lr=1.0)], throw=True)
+
+
+def test_terms_must_be_scalars():
+    problem = LeastSquares()
+    problem.loss = lambda model, batch: {"per_item": (batch[0] @ model.theta).square()}
+    with pytest.raises(InputError, match="per_item"):
+        sciml.solve(problem, Weights())
+
+
+def test_single_precision_model_solves_in_single_precision():
+    model = Weights().float()
+    solution = sciml.solve(LeastSquares(size=500), model)
+    assert model.theta.dtype == torch.float32
+    assert solution.loss < 1e-10
+    assert torch.allclose(model.theta.double(), torch.linspace(-1, 1, 10, dtype=torch.float64), atol=1e-4)
