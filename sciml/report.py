@@ -177,7 +177,8 @@ def _switch_table(stages: dict[str, list[dict[str, Any]]]) -> str:
     for name, records in stages.items():
         for record in _of_kind(records, "switch"):
             cells = [record.get(key) for key in ("phase", "step", "evaluations", "reason", "snr", "batch", "set")]
-            rows.append([name, *cells, record.get("details") or ""])
+            details = table((record.get("details") or {}).items())
+            rows.append([name, *cells, Markup(fold("numbers", details)) if record.get("details") else ""])
     if not rows:
         return ""
     head = ["stage", "phase", "step", "evaluations", "reason", "SNR", "batch", "set", "details"]

@@ -133,7 +133,7 @@ def test_solve_report_and_resume(sciml: Line, tmp_path: Path) -> None:
         os.listdir(tmp_path / "run")
     )
     assert sciml("report", "run", "--out", "page.html").returncode == 0
-    assert "because" in (tmp_path / "page.html").read_text()
+    assert "ended at step" in (tmp_path / "page.html").read_text()
     again = sciml("resume", "run", "--json")
     assert again.returncode == 0
     assert json.loads(again.stdout) == summary

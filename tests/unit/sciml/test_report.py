@@ -48,7 +48,7 @@ def test_one_run(watched_run: MakeRun, tmp_path: Path) -> None:
     assert all(source.startswith("data:image/png;base64,") for source in outline.sources)
     assert "<script" not in text
     assert "The displacement &lt;u&gt;." in text
-    assert "Adam ended at step 450 because its rate of progress fell" in text
+    assert "Adam ended at step 450: its rate of progress fell" in text
     assert "sciml rod solve --form weak" in text
     assert "3.2e-07" in text
 
