@@ -128,9 +128,8 @@ def _switch_sentences(summary: dict[str, Any], stages: dict[str, list[dict[str, 
     for name, record in found[:12]:
         where = f"{name}: " if len(stages) > 1 else ""
         reason = str(record.get("reason", "no reason was recorded")).rstrip(".")
-        sentences.append(
-            element("li", f"{where}{record.get('phase')} ended at step {record.get('step')} because {reason}.")
-        )
+        sentence = f"{where}{record.get('phase')} ended at step {record.get('step')}: {reason}."
+        sentences.append(element("li", sentence))
     return f'<ul class="why">{"".join(sentences)}</ul>' if sentences else ""
 
 
