@@ -56,7 +56,8 @@ def read(path: Path) -> Checkpoint | None:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # cloned: a tensor mapped from the file may be aligned otherwise, and then vector sums round otherwise
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if metadata["sha256"] != _digest(tensors, metadata["numbers"]):
             return None
         return Checkpoint(tensors, json.loads(metadata["numbers"]))

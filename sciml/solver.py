@@ -294,10 +294,10 @@ class _Loop:
         if self.stage is None:
             return
         state, damaged = checkpoint.newest(self.stage.checkpoints)
-        for path in damaged:
-            self._append([{"kind": "warning", "text": f"{path.name} is damaged; the checkpoint before it was used"}])
+        warnings = [{"kind": "warning", "text": f"{path.name} is damaged and was passed over"} for path in damaged]
         if state is None:
             self.stage.truncate_metrics(0)
+            self._append(warnings)
             return
         numbers = state.numbers
         self._check_same(numbers)
@@ -314,6 +314,7 @@ class _Loop:
         self.result = None if numbers["result"] is None else Result(numbers["result"])
         self.stage.truncate_metrics(numbers["metrics"])
         self.history = self.stage.read_metrics()
+        self._append(warnings)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree in to belong to this solve."""

@@ -20,7 +20,7 @@ def broyden_scaling(b: float, h: float, n: int) -> tuple[float, float]:
     """(tau, q) of the self-scaled Broyden update for b = s'Bs / y's, h = y'Hy / y's and n unknowns."""
     a = max(h * b - 1, 1e-16)
     c = math.sqrt(a / (a + 1))
-    rho = min(1.0, h * (1 - c))
+    rho = min(1.0, h / ((a + 1) * (1 + c)))  # h (1 - c) without cancellation
     theta = max((rho - 1) / a, min(1 / rho, (1 - b) / b))
     sigma = 1 + theta * a
     root = sigma ** (1 / (1 - n)) if n > 1 else 1.0

@@ -1,0 +1,147 @@
+"""kill -9 at any moment, then go on: the final parameters are those of an uninterrupted run, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import sciml
+from sciml import solver
+
+SCRIPT = """
+import sys, math, torch, sciml
+from sciml import solver
+torch.set_num_threads(1)
+solver.CHECKPOINT_SECONDS = 0.05
+
+class Fit(sciml.Problem):
+    def sample(self, size, generator):
+        x = torch.rand(size or 256, 1, generator=generator, dtype=torch.float64)
+        return x, torch.sin(6 * x) + NOISE * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    def loss(self, model, batch):
+        return {"fit": (model(batch[0]) - batch[1]).square().mean()}
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(1, 20), torch.nn.Tanh(), torch.nn.Linear(20, 20), torch.nn.Tanh(),
+                            torch.nn.Linear(20, 1)).double()
+phases, switch, NOISE = {
+    "adam": ([sciml.Adam(steps=1500), sciml.LBFGS(steps=20)], 1500, 0.1),
+    "lbfgs": ([sciml.Adam(steps=20), sciml.LBFGS(steps=1200, tolerance=0.0)], 20, 0.0),
+    "self_scaled": ([sciml.Adam(steps=20), sciml.SelfScaled(steps=1000, tolerance=0.0)], 20, 0.0),
+    "auto": (None, "auto", 0.02),
+}[sys.argv[2]]
+budget = sciml.Budget(evaluations=3000)
+run = sciml.Run.create(sys.argv[1], command=["test"], options={})
+print("ready", flush=True)
+solution = sciml.solve(Fit(), model, phases, switch=switch, run=run, budget=budget)
+torch.save(torch.cat([p.detach().reshape(-1) for p in model.parameters()]), sys.argv[1] + "/final.pt")
+"""
+
+
+def start(folder, kind):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), kind], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adam", "lbfgs", "self_scaled", "auto"])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind):
+    whole = start(tmp_path / "whole", kind)
+    assert whole.stdout is not None and whole.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    assert whole.wait() == 0
+    duration = time.monotonic() - began
+    chance = random.Random(kind)
+    kills = 0
+    for _ in range(4):
+        process = start(tmp_path / "killed", kind)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0.1, 0.6) * duration)
+        if process.poll() is None:
+            kills += 1
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    final = start(tmp_path / "killed", kind)
+    assert final.wait() == 0
+    assert kills >= 2
+    a, b = (torch.load(tmp_path / name / "final.pt", weights_only=True) for name in ("whole", "killed"))
+    assert torch.equal(a, b)
+    metrics = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in sciml.Run.open(tmp_path / name).stage("solve").read_metrics()]
+        for name in ("whole", "killed")
+    ]
+    assert metrics[0] == metrics[1]
+
+
+class Line(sciml.Problem):
+    size = 64
+
+    def sample(self, size, generator):
+        x = torch.linspace(0, 1, 64, dtype=torch.float64)[:, None]
+        return x if size is None else x[torch.randperm(64, generator=generator)[:size]]
+
+    def loss(self, model, batch):
+        return {"fit": (model(batch) - torch.sin(6 * batch)).square().mean()}
+
+
+def network():
+    stream = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(1, 12), torch.nn.Tanh(), torch.nn.Linear(12, 1)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=stream, dtype=torch.float64))
+    return model
+
+
+def test_finished_solve_answers_at_once_and_changed_settings_are_refused(tmp_path):
+    run = sciml.Run.create(tmp_path / "run", command=["test"], options={})
+    first = sciml.solve(Line(), network(), [sciml.Adam(steps=30)], run=run)
+    model = network()
+    again = sciml.solve(Line(), model, [sciml.Adam(steps=30)], run=run)
+    assert again.loss == first.loss and again.evaluations == first.evaluations and again.result is first.result
+    assert torch.equal(model[0].weight, first.model[0].weight)
+    with pytest.raises(sciml.InputError, match="seed"):
+        sciml.solve(Line(), network(), [sciml.Adam(steps=30)], seed=1, run=run)
+    with pytest.raises(sciml.InputError, match="phases"):
+        sciml.solve(Line(), network(), [sciml.Adam(steps=31)], run=run)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(solver, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(solver._Loop, "save_cost", property(lambda self: 0.0, lambda self, value: None), raising=False)
+    phases = [sciml.SelfScaled(steps=60, tolerance=0.0)]
+    whole = sciml.solve(Line(), network(), phases, run=sciml.Run.create(tmp_path / "a", command=["t"], options={}))
+    run = sciml.Run.create(tmp_path / "b", command=["t"], options={})
+    sciml.solve(Line(), network(), phases, run=run)
+    newest = max(run.stage("solve").checkpoints.glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-20])
+    again = sciml.solve(Line(), network(), phases, run=run)
+    assert torch.equal(again.model[0].weight, whole.model[0].weight)
+    assert any(record["kind"] == "warning" for record in again.history)
+
+
+def test_interrupt_saves_and_the_next_call_goes_on(tmp_path):
+    class Interrupting(Line):
+        calls = 0
+
+        def loss(self, model, batch):
+            Interrupting.calls += 1
+            if Interrupting.calls == 150:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(model, batch)
+
+    phases = [sciml.Adam(steps=20), sciml.SelfScaled(steps=200, tolerance=0.0)]
+    run = sciml.Run.create(tmp_path / "run", command=["t"], options={})
+    stopped = sciml.solve(Interrupting(), network(), phases, switch=20, run=run)
+    assert stopped.result is sciml.Result.INTERRUPTED
+    again = sciml.solve(Line(), network(), phases, switch=20, run=run)
+    whole = sciml.solve(Line(), network(), phases, switch=20)
+    assert again.result is whole.result
+    assert torch.equal(again.model[0].weight, whole.model[0].weight)
