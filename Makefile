@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/sciml demo --out demo
+	$(BIN)/sciml demo --out demo --overwrite
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -26,6 +26,8 @@ class DemoOptions:
     """Seed of everything random."""
     device: Device = "auto"
     """Where to compute."""
+    overwrite: bool = False
+    """Repeat what an earlier demo in the folder already did."""
     json: bool = False
     """Print one JSON object as the last line."""
 

@@ -1,0 +1,165 @@
+"""The main job on small data: the rod in its forms, how noisy their gradients are, and a density from particles.
+
+It knows the other commands by their words alone: it shows what a person at the terminal gets, and imports no problem.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sciml import cli
+from sciml.errors import InputError
+from sciml.run import Run
+
+if TYPE_CHECKING:
+    from sciml.commands import DemoOptions
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+BUNDLED = DATA / "particles" / "particles.star"
+
+COLUMNS = {
+    "part": "part",
+    "result": "result",
+    "relative_l2": "relative L2 error",
+    "resolution_0143": "resolution (A)",
+    "loss": "loss",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command of the demo: its folder's name, what to call it, and the words after `sciml`, less `--out`."""
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+
+
+def parts(options: "DemoOptions") -> list[Part]:
+    """What the demo runs, in order."""
+    common = ("--seed", str(options.seed), "--device", options.device)
+    found = [
+        Part(f"rod-{form}", f"rod, {form} form", ("rod", "solve", "--form", form, "--case", "smooth", *common))
+        for form in ("strong", "weak", "energy")
+    ]
+    found.append(Part("rod-variance", "gradient variance of the forms", ("rod", "variance", "--quick", *common)))
+    star = BUNDLED
+    if not star.exists():
+        star = options.out / "particles" / "particles.star"
+        found.append(Part("particles", "simulated particles", ("cryoem", "simulate", *common)))
+    words = ("cryoem", "reconstruct", str(star), *common)
+    found.append(Part("density", "density from particles", words))
+    return found
+
+
+def run(options: "DemoOptions") -> int:
+    """Run all parts, then write one report.
+
+    A part that is finished already is not repeated; `overwrite` repeats all.
+
+    Returns:
+        0 when every part succeeded, otherwise the exit code of the first that did not.
+    """
+    begin = time.monotonic()
+    whole = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
+    todo = parts(options)
+    rows = []
+    codes = []
+    for number, part in enumerate(todo, 1):
+        cli.say(f"[{number}/{len(todo)}] {part.title} ...")
+        code, seconds = _serve(part, options)
+        row = _row(part, options.out / part.name, code, seconds)
+        cli.say(f"      {_outcome(row, code)}")
+        rows.append(row)
+        codes.append(code)
+    failed = [code for code in codes if code]
+    summary = {
+        "result": "FAILED" if failed else "CONVERGED",
+        "seconds": time.monotonic() - begin,
+        "rows": rows,
+    }
+    whole.write_summary(summary)
+    page = _report(options.out)
+    if options.json:
+        cli.print_json(summary)
+    else:
+        _print_table(rows)
+        print(f"\n{summary['seconds']:.0f} s in all. Report: {page}")
+    return failed[0] if failed else cli.DONE
+
+
+def _serve(part: Part, options: "DemoOptions") -> tuple[int, float]:
+    """Run one part in this process, so that torch is loaded once; its own output is not shown."""
+    folder = options.out / part.name
+    ours = (folder / "experiment.json").exists()
+    if ours and options.overwrite:
+        shutil.rmtree(folder)
+    elif ours and Run.open(folder).finished:
+        return _code_of(Run.open(folder).summary), 0.0
+    begin = time.monotonic()
+    with _silent():
+        try:
+            code = cli.main([*part.words, "--out", str(folder)])
+        except Exception:  # a fault in one part must not hide the others
+            traceback.print_exc()
+            code = 1
+    if code == cli.INTERRUPTED:
+        raise KeyboardInterrupt
+    return code, time.monotonic() - begin
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
+        yield
+
+
+def _code_of(summary: dict[str, Any]) -> int:
+    return cli.DONE if summary.get("result") in (None, "CONVERGED") else cli.NOT_CONVERGED
+
+
+def _row(part: Part, folder: Path, code: int, seconds: float) -> dict[str, Any]:
+    try:
+        summary = Run.open(folder).summary
+    except InputError:
+        summary = {}
+    known = {name: summary.get(name) for name in ("relative_l2", "resolution_0143", "loss")}
+    result = summary.get("result") or ("DONE" if code == cli.DONE else f"exit {code}")
+    return {"part": part.title, "result": result, **known, "seconds": summary.get("seconds") or seconds}
+
+
+def _outcome(row: dict[str, Any], code: int) -> str:
+    numbers = [
+        f"{COLUMNS[name]} {row[name]:.3g}" for name in ("relative_l2", "resolution_0143") if row[name] is not None
+    ]
+    return ", ".join([str(row["result"]).replace("_", " ").lower(), *numbers, f"{row['seconds']:.1f} s"])
+
+
+def _report(out: Path) -> Path:
+    from sciml import report
+
+    return report.render([out], out / "report.html")
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name, title in COLUMNS.items():
+        table.add_column(title, justify="left" if name in ("part", "result") else "right")
+    for row in rows:
+        cells = [
+            "" if row[name] is None else f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
+            for name in COLUMNS
+        ]
+        table.add_row(*cells)
+    Console(file=sys.stdout).print(table)

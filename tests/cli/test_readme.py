@@ -1,0 +1,42 @@
+"""What the README shows works as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def blocks(root: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (root / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_equation_of_ones_own_reaches_1e_5(root: Path, tmp_path: Path) -> None:
+    code = next(block for block in blocks(root, "python") if "class Poisson" in block)
+    code += "\nassert solution.result.name == 'CONVERGED', solution.result\nassert error < 1e-5, error\n"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=300)
+
+
+@pytest.mark.slow
+def test_the_density_in_python(root: Path) -> None:
+    star = root / "data" / "particles" / "particles.star"
+    code = next(block for block in blocks(root, "python") if "read_particles" in block)
+    code = code.replace('"particles.star"', repr(str(star)))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_every_command_shown_exists(root: Path) -> None:
+    shown = {tuple(words.split()) for words in re.findall(r"\bsciml ((?:[a-z]+ ?){1,2})", "\n".join(blocks(root, "")))}
+    assert len(shown) >= 4
+    for words in sorted(shown):
+        done = subprocess.run([sys.executable, "-m", "sciml.cli", *words, "--help"], capture_output=True, timeout=60)
+        assert done.returncode == 0, words
+
+
+def test_every_folder_of_the_map_exists(root: Path) -> None:
+    table = (root / "README.md").read_text().split("## Map")[1]
+    folders = re.findall(r"^\| `([a-z/]+)/`", table, flags=re.MULTILINE)
+    assert len(folders) >= 6
+    assert [folder for folder in folders if not (root / folder).is_dir()] == []
