@@ -9,7 +9,8 @@ import pytest
 
 
 def blocks(root: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (root / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (root / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
 
 
 @pytest.mark.slow
@@ -28,7 +29,9 @@ def test_the_density_in_python(root: Path) -> None:
 
 
 def test_every_command_shown_exists(root: Path) -> None:
-    shown = {tuple(words.split()) for words in re.findall(r"\bsciml ((?:[a-z]+ ?){1,2})", "\n".join(blocks(root, "")))}
+    shown = {
+        tuple(words.split()) for words in re.findall(r"^sciml ([a-z]+ [a-z]+) ", "\n".join(blocks(root, "")), re.M)
+    }
     assert len(shown) >= 4
     for words in sorted(shown):
         done = subprocess.run([sys.executable, "-m", "sciml.cli", *words, "--help"], capture_output=True, timeout=60)
