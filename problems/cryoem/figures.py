@@ -97,6 +97,22 @@ def _round_length(length: float) -> float:
     return float(max(factor * power for factor in (1, 2, 5) if factor * power <= length))
 
 
+def draw_images(path: str | Path, images: Float[np.ndarray, "count n n"], columns: int = 4) -> Path:
+    """Draw particle images side by side, each on its own grey scale.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    rows = -(-len(images) // columns)
+    figure = _figure(1.6 * columns, 1.6 * rows)
+    for place, image in enumerate(images):
+        row, column = divmod(place, columns)
+        axes = figure.add_axes((column / columns, 1 - (row + 1) / rows, 0.985 / columns, 0.985 / rows))
+        axes.imshow(image, cmap="gray", origin="lower")
+        axes.set_axis_off()
+    return _save(figure, path)
+
+
 def draw_orientations(path: str | Path, angles_deg: Float[np.ndarray, "n 3"]) -> Path:
     """Draw how many particles look along each direction: rot against cos(tilt), in bins of equal solid angle.
 

@@ -3,12 +3,13 @@
     FSC(s) = Re sum F1 F2* / sqrt(sum |F1|^2 sum |F2|^2),    shell s = round(|k|), 0 ... n // 2
 
 Two halves share nothing but the signal, so their FSC falls where the noise takes over. A mask shared by both adds a
-correlation of its own, which is measured by randomising the phases beyond some shell and is taken out again (Chen et al.,
-Ultramicroscopy 135, 2013), with the shells and thresholds of `relion_postprocess`.
+correlation of its own, which is measured by randomising the phases beyond some shell and is taken out again (Chen et
+al., Ultramicroscopy 135, 2013), with the shells and thresholds of `relion_postprocess`.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -47,9 +48,9 @@ def _spectrum(volume: Float[np.ndarray, "n n n"]) -> Complex[np.ndarray, "n n ha
     return np.asarray(scipy.fft.rfftn(np.asarray(volume, dtype=np.float32)))
 
 
-def _correlate(a: Complex[np.ndarray, "n n half"], b: Complex[np.ndarray, "n n half"]) -> Float[np.ndarray, " shells"]:
+def _correlate(a: Any, b: Any) -> Float[np.ndarray, " shells"]:
+    """The curve from two half spectra."""
     box = len(a)
-    a, b = np.asarray(a, np.complex64), np.asarray(b, np.complex64)
     cross = shell_sums(a.real * b.real + a.imag * b.imag, box)
     power = shell_sums(a.real**2 + a.imag**2, box) * shell_sums(b.real**2 + b.imag**2, box)
     return np.where(power > 0, cross / np.sqrt(np.where(power > 0, power, 1.0)), 0.0)
@@ -123,7 +124,7 @@ class FSCCurves:
 
     @property
     def final_resolution(self) -> float:
-        """Angstrom as RELION has it: last shell before the corrected curve (or the unmasked, if better) is below .143."""
+        """Angstrom as RELION has it: last shell before the corrected curve (or the unmasked if better) is below .143."""
         shells = (last_shell_before(curve, GOLD_STANDARD) for curve in (self.corrected, self.unmasked))
         return self.box * self.pixel_size / max(1, *shells)
 

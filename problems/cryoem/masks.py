@@ -96,5 +96,5 @@ class AutomaticMask:
             raise InputError(f"No part of the map rises {self.deviations:g} deviations above its solvent; give a mask.")
         sizes = np.bincount(labels.ravel())
         region = labels == 1 + int(np.argmax(sizes[1:]))
-        distance: Any = ndimage.distance_transform_edt(~region) * pixel_size
-        return cosine_edge((distance - self.extend).astype(np.float32), self.edge)
+        voxels: Any = ndimage.distance_transform_edt(~region)
+        return cosine_edge((voxels * pixel_size - self.extend).astype(np.float32), self.edge)

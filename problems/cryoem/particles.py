@@ -161,7 +161,7 @@ def _columns(table: Table, faults: Faults) -> dict[str, np.ndarray]:
                 columns[label] = table.numbers(label)
             except FaultError as error:
                 faults.found.append(error.fault)
-    if "rlnAngleRot" in table and "rlnOriginXAngst" not in table:
+    if "rlnAngleRot" in table and not {"rlnOriginXAngst", "rlnOriginX"} & set(table.columns):
         faults.warning(table.path, f"data_{table.name}", "no origins (rlnOriginXAngst, rlnOriginYAngst): taken as 0.")
     if "rlnClassNumber" in table:
         try:
