@@ -19,7 +19,7 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
     hints = getattr(function, "__annotations__", None)
     if hints:
         function.__annotations__ = {name: hint for name, hint in hints.items() if _known(hint, function)}
-    return beartype(function, conf=CONFIGURATION)
+    return beartype(conf=CONFIGURATION)(function)
 
 
 def _known(hint: Any, function: Callable[..., Any]) -> bool:
