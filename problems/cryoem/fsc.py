@@ -124,7 +124,7 @@ class FSCCurves:
 
     @property
     def final_resolution(self) -> float:
-        """Angstrom as RELION has it: last shell before the corrected curve (or the unmasked if better) is below .143."""
+        """Angstrom as RELION has it: last shell before the corrected curve (the unmasked if better) is below .143."""
         shells = (last_shell_before(curve, GOLD_STANDARD) for curve in (self.corrected, self.unmasked))
         return self.box * self.pixel_size / max(1, *shells)
 
