@@ -25,12 +25,14 @@ a { color: var(--accent); }
 ul.why { padding-left: 1.2rem; margin: .6rem 0; }
 figure { margin: 1rem 0; }
 figure img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: .4rem; }
-figure.small img { width: auto; max-width: 100%; }
+figure.small img { width: auto; max-width: 100%; min-width: 0; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .3rem; }
 .wide { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+td.long { min-width: 16rem; }
+@media (max-width: 40rem) { figure { overflow-x: auto; } figure img { min-width: 40rem; } }
 details { margin: .7rem 0; } summary { cursor: pointer; font-weight: 600; }
 pre { background: #f5f7f9; border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; overflow-x: auto;
       font-size: .88rem; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -67,8 +69,14 @@ def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
     for row in rows:
         cells = [cell if isinstance(cell, Markup) else escape(short(cell)) for cell in row]
         tags = ["td" if head or place else "th" for place in range(len(cells))]
-        body += "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for tag, cell in zip(tags, cells, strict=True)) + "</tr>"
+        body += "<tr>" + "".join(map(_cell, tags, cells)) + "</tr>"
     return f'<div class="wide"><table>{top}{body}</table></div>'
+
+
+def _cell(tag: str, content: str) -> str:
+    wide = tag == "td" and len(content) > 40 and not isinstance(content, Markup)
+    style = ' class="long"' if wide else ""
+    return f"<{tag}{style}>{content}</{tag}>"
 
 
 def fold(title: str, content: str) -> str:
