@@ -21,8 +21,8 @@ from sciml.run import Run
 if TYPE_CHECKING:
     from sciml.commands import DemoOptions
 
-DATA = Path(__file__).resolve().parents[1] / "data"
-BUNDLED = DATA / "particles" / "particles.star"
+BUNDLED = Path(__file__).resolve().parents[1] / "data" / "particles" / "particles.star"
+MODEL = Path(__file__).resolve().parent / "demo_model.cif"
 
 COLUMNS = {
     "part": "part",
@@ -54,9 +54,9 @@ def parts(options: "DemoOptions") -> list[Part]:
     star = BUNDLED
     if not star.exists():
         star = options.out / "particles" / "particles.star"
-        found.append(Part("particles", "simulated particles", ("cryoem", "simulate", *common)))
-    words = ("cryoem", "reconstruct", str(star), *common)
-    found.append(Part("density", "density from particles", words))
+        words = ("cryoem", "simulate", str(MODEL), "--number", "600", "--pixel", "3.5", *common)
+        found.append(Part("particles", "simulated particles", words))
+    found.append(Part("density", "density from particles", ("cryoem", "reconstruct", str(star), *common)))
     return found
 
 

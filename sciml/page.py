@@ -19,7 +19,7 @@ a { color: var(--accent); }
 .soft { color: var(--soft); }
 .tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: .8rem 0; }
 .tile { flex: 1 1 8.5rem; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem; }
-.tile b { display: block; font-size: 1.25rem; font-weight: 600; overflow-wrap: anywhere; }
+.tile b { display: block; font-size: 1.25rem; font-weight: 600; overflow-wrap: break-word; }
 .tile span { color: var(--soft); font-size: .84rem; }
 .good b { color: #17683a; } .bad b { color: #a32015; }
 ul.why { padding-left: 1.2rem; margin: .6rem 0; }
