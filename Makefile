@@ -30,7 +30,7 @@ test: lint
 	$(BIN)/pytest -n 2 -m slow
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/run.py
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 gpu-check: .venv/installed
 	$(BIN)/pytest -m gpu
