@@ -4,6 +4,7 @@ Everything is drawn against loss-and-gradient evaluations per item, the unit in 
 be compared. Phases are shaded, the ends of phases are numbered, and the reasons stand below.
 """
 
+import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,29 +38,23 @@ class _Trace:
     spans: list[tuple[str, float, float]]
 
 
-def optimisation_figure(stage: str | Path) -> "Figure":
-    """Draw the metrics of one stage.
+def optimisation_figure(source: "str | Path | Sequence[Record]") -> "Figure":
+    """Draw the metrics of one solve.
 
     Args:
-        stage: the folder that holds metrics.jsonl.
+        source: the stage's folder, which holds metrics.jsonl, or the records themselves (`solution.history`).
 
     Returns:
         A figure that belongs to no window; `figure.savefig(path)` writes it, and a notebook shows it.
     """
-    return draw(read_metrics(Path(stage) / "metrics.jsonl"))
-
-
-def draw(records: Sequence[Record]) -> "Figure":
-    """Draw metrics records; see `optimisation_figure`."""
-    from matplotlib.figure import Figure
-
+    records = read_metrics(Path(source) / "metrics.jsonl") if isinstance(source, str | Path) else source
     trace = _trace(records)
     reasons = _reasons(trace.switches)
     sized = any(step.get("batch") for step in trace.steps)
     heights = [3.0, *([1.7] if trace.noise else []), *([1.4] if sized else []), 0.19 * reasons.count("\n") + 0.3]
     if not reasons:
         heights.pop()
-    figure = Figure(figsize=(8.6, sum(heights) + 0.7), layout="constrained")
+    figure = _shown_figure()(figsize=(8.6, sum(heights) + 0.7), layout="constrained")
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     count = len(heights) - bool(reasons)
     axes = [figure.add_subplot(grid[0])]
@@ -76,6 +71,19 @@ def draw(records: Sequence[Record]) -> "Figure":
         text = notes.text(-0.05, 1, reasons, va="top", ha="left", fontsize=9, transform=notes.transAxes)
         text.set_in_layout(False)  # a long reason must not narrow the panels
     return figure
+
+
+def _shown_figure() -> "type[Figure]":
+    """A figure that a notebook shows by itself, which otherwise only figures of pyplot, with its global state, are."""
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=100)
+            return buffer.getvalue()
+
+    return ShownFigure
 
 
 def _trace(records: Sequence[Record]) -> _Trace:

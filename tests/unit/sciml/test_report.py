@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from sciml import report
 from sciml.errors import InputError
-from sciml.optimisation_figure import draw, optimisation_figure
+from sciml.optimisation_figure import optimisation_figure
 from sciml.page import short, table
 from sciml.run import Run
 
@@ -125,7 +125,7 @@ def test_a_negative_loss_is_drawn_above_its_lowest(watched_run: MakeRun) -> None
 def test_awkward_metrics_can_be_drawn() -> None:
     step = {"kind": "step", "phase": "LBFGS", "index": 0, "step": 1, "evaluations": 0.0, "loss": None}
     for records in ([], [step], [step, {**step, "evaluations": 1.0, "loss": 0.0}]):
-        draw(records).savefig("/dev/null", format="png")
+        optimisation_figure(records).savefig("/dev/null", format="png")
 
 
 def test_a_short_first_phase_stays_visible() -> None:
@@ -136,7 +136,12 @@ def test_a_short_first_phase_stays_visible() -> None:
         {"kind": "step", "phase": "LBFGS", "index": 1, "step": i, "evaluations": 1.0 + i, "loss": 0.1}
         for i in range(99)
     ]
-    assert draw(first + second).axes[0].get_xscale() == "log"
+    assert optimisation_figure(first + second).axes[0].get_xscale() == "log"
+
+
+def test_a_notebook_shows_the_figure(watched_run: MakeRun) -> None:
+    figure = optimisation_figure(watched_run().stage("weak").read_metrics())
+    assert figure._repr_png_()[:4] == b"\x89PNG"  # type: ignore[attr-defined]
 
 
 def test_page_pieces() -> None:
