@@ -26,14 +26,16 @@ _GEMMI_PLACE = re.compile(r"^data:(\d+):\d+\(\d+\): (.*)", re.DOTALL)
 class _LoopColumns(Mapping[str, Sequence[str]]):
     """The columns of a parsed loop, turned into Python text only when asked for: a wide table stays small in memory."""
 
-    def __init__(self, block: cif.Block, labels: list[str]) -> None:
+    def __init__(self, block: cif.Block, labels: list[str], escaped: bool) -> None:
         self._block = block
         self._labels = dict.fromkeys(labels)
+        self._escaped = escaped
 
     def __getitem__(self, label: str) -> Sequence[str]:
         if label not in self._labels:
             raise KeyError(label)
-        return list(self._block.find_loop("_" + label))
+        values = list(self._block.find_loop("_" + label))
+        return [_restore(value) for value in values] if self._escaped else values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._labels)
@@ -59,12 +61,24 @@ def read_star(path: str | Path) -> dict[str, Table]:
     data = _read_text(path)
     rows_by_block = _scan(path, data)
     try:
-        document = cif.read_string(data)
+        document = cif.read_string(_ascii(data))
     except (ValueError, RuntimeError) as error:
         match = _GEMMI_PLACE.match(str(error))
         place, reason = (f"line {match[1]}", match[2]) if match else ("", str(error))
         raise _broken(path, place, f"not a valid STAR file ({reason}).") from None
-    return {block.name.strip(): _table(path, block, rows) for block, rows in zip(document, rows_by_block, strict=True)}
+    escaped = not data.isascii()
+    return {rows.name: _table(path, block, rows, escaped) for block, rows in zip(document, rows_by_block, strict=True)}
+
+
+def _ascii(data: bytes) -> bytes:
+    """CIF is ASCII, file names are not: other characters are escaped for the parser and restored by `_restore`."""
+    if data.isascii():
+        return data
+    return data.decode().replace("\\", "\\\\").encode("ascii", "backslashreplace")
+
+
+def _restore(value: str) -> str:
+    return value.encode("ascii").decode("unicode_escape") if "\\" in value else value
 
 
 def _broken(path: Path, place: str, fault: str, remedy: str = REPAIR) -> FaultError:
@@ -183,11 +197,12 @@ def _add_row(path: Path, block: _Block, count: int, number: int) -> None:
         raise _broken(path, f"line {number}", fault)
 
 
-def _table(path: Path, block: cif.Block, scanned: _Block) -> Table:
+def _table(path: Path, block: cif.Block, scanned: _Block, escaped: bool) -> Table:
     if scanned.loop:
-        columns = _LoopColumns(block, scanned.labels)
+        columns = _LoopColumns(block, scanned.labels, escaped)
         return Table(path, scanned.name, columns, scanned.lines)
-    pairs = {label: [block.find_value("_" + label) or "?"] for label in scanned.labels}
+    values = {label: block.find_value("_" + label) or "?" for label in scanned.labels}
+    pairs = {label: [_restore(value) if escaped else value] for label, value in values.items()}
     return Table(path, scanned.name, pairs, scanned.lines, loop=False)
 
 
