@@ -11,7 +11,8 @@ from sciml.errors import InputError
 
 
 def tree_map(function: Callable[..., Tensor], *trees: Any) -> Any:
-    """Apply a function leaf by leaf to batches of equal structure (tensor, tuple, named tuple, list, dict or dataclass)."""
+    """Apply a function leaf by leaf to batches of equal structure (tensor, tuple, named tuple, list, dict or
+    dataclass)."""
     first = trees[0]
     if isinstance(first, Tensor):
         return function(*trees)
@@ -27,7 +28,7 @@ def tree_map(function: Callable[..., Tensor], *trees: Any) -> Any:
             first, **{name: tree_map(function, *(getattr(tree, name) for tree in trees)) for name in names}
         )
     raise InputError(
-        f"a batch holds a {type(first).__name__}; allowed are tensors and tuples, lists, dicts or dataclasses of tensors"
+        f"a batch holds a {type(first).__name__}; allowed are tensors, and tuples, lists, dicts or dataclasses of them"
     )
 
 

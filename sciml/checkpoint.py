@@ -1,4 +1,5 @@
-"""Atomic checkpoints: tensors in safetensors, numbers as JSON in the same file's header, a hash over both; two are kept."""
+"""Atomic checkpoints: tensors in safetensors, numbers as JSON in the same file's header, a hash over both; two are
+kept."""
 
 import hashlib
 import json
@@ -61,7 +62,7 @@ def read(path: Path) -> Checkpoint | None:
         if metadata["sha256"] != _digest(tensors, metadata["numbers"]):
             return None
         return Checkpoint(tensors, json.loads(metadata["numbers"]))
-    except Exception:  # noqa: BLE001 - safetensors raises several kinds; each means that this file cannot be used
+    except Exception:
         return None
 
 

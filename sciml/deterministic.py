@@ -1,4 +1,5 @@
-"""Running a quasi-Newton phase on the fixed set: iterate, watch for the end, and enlarge the set when it is exhausted."""
+"""Running a quasi-Newton phase on the fixed set: iterate, watch for the end, and enlarge the set when it is
+exhausted."""
 
 import math
 from typing import Any
@@ -33,9 +34,7 @@ class DeterministicRunner:
         self.setting, self.phase, self.index = setting, phase, index
         vector = setting.flat.vector
         self.terms: dict[str, Tensor] = {}
-        self.method = QuasiNewton(
-            vector, self._closure, phase.inverse_hessian(setting.problem, setting.model, vector)
-        )
+        self.method = QuasiNewton(vector, self._closure, phase.inverse_hessian(setting.problem, setting.model, vector))
         self.step, self.items, self.evaluations = 0, 0, 0
         self.loss = math.nan
         self.scale = scale
@@ -71,11 +70,16 @@ class DeterministicRunner:
         self.loss = iteration.value
         self.scale = max(self.scale, abs(start - iteration.value) if math.isfinite(iteration.value) else 0.0)
         terms = torch.stack([t.double() for t in self.terms.values()]).tolist()
-        self.records.append(
-            {"kind": "step", "step": self.step - 1, "loss": self.loss, "terms": dict(zip(self.terms, terms, strict=True)),
-             "batch": self.setting.fixed.size, "set": self.setting.fixed.size, "lr": iteration.step,
-             "decrement": iteration.decrement, "line_search": iteration.evaluations}
-        )  # fmt: skip
+        self._record(
+            "step",
+            loss=self.loss,
+            terms=dict(zip(self.terms, terms, strict=True)),
+            batch=self.setting.fixed.size,
+            set=self.setting.fixed.size,
+            lr=iteration.step,
+            decrement=iteration.decrement,
+            line_search=iteration.evaluations,
+        )
         ending = self._judge(iteration, start)
         if ending is not None and ending.result == "CONVERGED" and not self.setting.fixed.finite:
             ending = self._settled(ending)
@@ -99,7 +103,9 @@ class DeterministicRunner:
             self.weak = 0
             self.method.inverse_hessian.reset()
             return self._failed(iteration, restarted=True)
-        limit = max(self.phase.tolerance**2 * self.scale, 4 * torch.finfo(self.setting.flat.vector.dtype).eps * abs(start))
+        limit = max(
+            self.phase.tolerance**2 * self.scale, 4 * torch.finfo(self.setting.flat.vector.dtype).eps * abs(start)
+        )
         self.small = self.small + 1 if iteration.decrement <= limit else 0
         if self.small >= 3:
             return Ending("CONVERGED", f"the Newton decrement fell to {iteration.decrement:.2g}", {"limit": limit})
@@ -147,11 +153,12 @@ class DeterministicRunner:
         """Loss on samples that the set has not seen, recorded."""
         fresh = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.fresh(self.step))
         self.items += self.setting.fixed.declared
-        self.records.append({"kind": "fresh", "step": self.step - 1, "fresh_loss": fresh, "loss": self.loss})
+        self._record("fresh", fresh_loss=fresh, loss=self.loss)
         return fresh
 
     def _look_at_fresh_samples(self) -> Ending | None:
-        """Over-fitting and exhaustion of the set, judged on samples that it has not seen; all terms of the loss count."""
+        """Over-fitting and exhaustion of the set, judged on samples that it has not seen; all terms of the loss
+        count."""
         fresh = self._fresh()
         improved = fresh < self.fresh_loss - 0.05 * abs(self.fresh_loss) or not math.isfinite(self.fresh_loss)
         self.fresh_loss = min(fresh, self.fresh_loss)
@@ -159,12 +166,14 @@ class DeterministicRunner:
         self.overfits = self.overfits + 1 if positive and fresh > OVERFIT * self.loss else 0
         if self.overfits >= 2:
             self.overfits = 0
-            if not self._grow(f"fresh samples have {fresh / self.loss:.3g} times the loss of the fixed set"):
-                return Ending("NOISE_FLOOR", "the set is over-fitted and as large as allowed", {"fresh_loss": fresh})
+            reason = f"fresh samples have {fresh / self.loss:.3g} times the loss of the fixed set"
         elif not improved and self._exhausted():
-            if not self._grow("the gradient is below its own sampling noise and fresh samples do not improve"):
-                return Ending("NOISE_FLOOR", "the gradient is below the noise of the largest set", {"fresh_loss": fresh})
-        return None
+            reason = "the gradient is below its own sampling noise and fresh samples do not improve"
+        else:
+            return None
+        if self._grow(reason):
+            return None
+        return Ending("NOISE_FLOOR", f"{reason}, and the set is as large as allowed", {"fresh_loss": fresh})
 
     def _exhausted(self) -> bool:
         """Whether ||g||^2 < EXHAUSTED times the noise energy of the set's own gradient."""
@@ -172,12 +181,20 @@ class DeterministicRunner:
         parts = [self.setting.evaluate(part) for part in split(self.setting.fixed.batch, 8)]
         self.items += self.setting.fixed.size
         measured = noise.measure([part.gradient for part in parts], self.setting.fixed.size)
-        self.records.append(
-            {"kind": "noise", "step": self.step - 1, "snr": measured.signal / measured.noise if measured.noise else None,
-             "snr_low": None, "snr_high": None, "critical_batch": None, "signal": measured.signal,
-             "noise": measured.noise, "batch": measured.batch}
-        )  # fmt: skip
+        self._record(
+            "noise",
+            snr=measured.signal / measured.noise if measured.noise else None,
+            snr_low=None,
+            snr_high=None,
+            critical_batch=None,
+            signal=measured.signal,
+            noise=measured.noise,
+            batch=measured.batch,
+        )
         return measured.mean_energy < EXHAUSTED * measured.noise
+
+    def _record(self, kind: str, **fields: Any) -> None:
+        self.records.append({"kind": kind, "step": self.step - 1, **fields})
 
     def _grow(self, reason: str) -> bool:
         """Double the set, keep parameters and curvature; False if it is as large as allowed."""
@@ -186,9 +203,7 @@ class DeterministicRunner:
             return False
         before = fixed.size
         fixed.append(before)
-        self.records.append(
-            {"kind": "grow", "step": self.step - 1, "set": fixed.size, "reason": f"{reason}: {before} -> {fixed.size} items"}
-        )
+        self._record("grow", set=fixed.size, reason=f"{reason}: {before} -> {fixed.size} items")
         self.method.refresh()
         self.fresh_loss, self.small, self.flat_steps, self.best = math.inf, 0, 0, []
         return True
@@ -210,6 +225,18 @@ class DeterministicRunner:
 
 
 _COUNTERS = (
-    "step", "items", "evaluations", "loss", "scale", "small", "flat_steps", "weak", "restarts", "last_restart", "overfits",
-    "fresh_loss", "best", "decrement",
-)  # fmt: skip
+    "step",
+    "items",
+    "evaluations",
+    "loss",
+    "scale",
+    "small",
+    "flat_steps",
+    "weak",
+    "restarts",
+    "last_restart",
+    "overfits",
+    "fresh_loss",
+    "best",
+    "decrement",
+)

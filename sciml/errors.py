@@ -4,8 +4,8 @@
 class InputError(ValueError):
     """What the caller gave cannot be used: a bad file, a missing column, an impossible option.
 
-    The message is one sentence or two: what was given, what is allowed, what to do. The command line prints it without a
-    traceback and exits with 2.
+    The message is one sentence or two: what was given, what is allowed, what to do. The command line prints it
+    without a traceback and exits with 2.
     """
 
 

@@ -1,4 +1,5 @@
-"""The fixed set of items that a quasi-Newton phase works on: the data of a finite problem, or a growing sample of a stream."""
+"""The fixed set of items that a quasi-Newton phase works on: the data of a finite problem, or a growing sample of a
+stream."""
 
 from typing import Any
 

@@ -1,12 +1,14 @@
 """`GradientNoise`: signal and noise of a stochastic gradient, measured without bias from micro-batches.
 
-At one parameter vector, K disjoint micro-batches of equal size have mean gradients g_k, whose mean is gbar. In the metric M
+At one parameter vector, K disjoint micro-batches of equal size have mean gradients g_k, whose mean is gbar. In the
+metric M
 
     P = ||gbar||^2,   Q = mean_k ||g_k||^2,   N = (Q - P) / (K - 1),   S = P - phi N,
 
 N is unbiased for tr(M Sigma) / B (the noise energy of gbar under independent sampling), S is unbiased for
-||grad F||^2, and phi = 1 - B / population is the finite-population factor of sampling without replacement (1 for a stream). S may be
-negative and is never clamped. The signal-to-noise ratio over a window is the ratio of the window's sums, never a mean of ratios:
+||grad F||^2, and phi = 1 - B / population is the finite-population factor of sampling without replacement (1 for a
+stream). S may be negative and is never clamped. The signal-to-noise ratio over a window is the ratio of the window's
+sums, never a mean of ratios:
 
     snr = sum S / (phi sum N),      critical batch = B sum N / sum S.
 
@@ -25,7 +27,8 @@ from torch import Tensor
 from sciml.errors import InputError
 
 Metric = Callable[[Tensor], Tensor] | Tensor | None
-"""A diagonal (tensor of shape (n,)), an operator on flat vectors, or None for the identity. Fixed before the batch is seen."""
+"""A diagonal (tensor of shape (n,)), an operator on flat vectors, or None for the identity. Fixed before the batch is
+seen."""
 
 
 def energy(vector: Tensor, metric: Metric = None) -> Tensor:
@@ -67,10 +70,10 @@ class NoiseEstimate:
     """What the window says, for gradients of `batch` items.
 
     Attributes:
-        snr: signal energy over noise energy of the batch gradient; None where it is not defined (the batch is the population).
-        low, high: confidence interval of `snr`; None with fewer than two measurements.
-        critical_batch: batch at which snr would be 1 in an endless stream, tr(Sigma) / ||grad F||^2; None if the signal's
-            estimate is not positive (then the batch is below what the window can resolve).
+        snr: signal energy over noise energy of the batch gradient; None where it is not defined (the batch is the
+            population). low, high: confidence interval of `snr`; None with fewer than two measurements.
+            critical_batch: batch at which snr would be 1 in an endless stream, tr(Sigma) / ||grad F||^2; None if the
+            signal's estimate is not positive (then the batch is below what the window can resolve).
         signal, noise: window means of S and of tr(M Sigma) / batch.
         batch: items per gradient. measurements: how many steps are in the window.
     """
@@ -127,7 +130,8 @@ class GradientNoise:
         return measurement
 
     def estimate(self) -> NoiseEstimate | None:
-        """The window's signal-to-noise ratio at the latest batch size, with its interval; None if nothing was measured."""
+        """The window's signal-to-noise ratio at the latest batch size, with its interval; None if nothing was
+        measured."""
         if not self.measurements:
             return None
         last = self.measurements[-1]
@@ -145,7 +149,8 @@ class GradientNoise:
         return NoiseEstimate(snr, low, high, critical, signal, noise, last.batch, count)
 
     def _half_width(self, signals: list[float], noises: list[float], ratio: float) -> float:
-        """Half width of the interval of sum S / sum N by the residuals S_t - ratio N_t (Student t, W - 1 degrees of freedom)."""
+        """Half width of the interval of sum S / sum N by the residuals S_t - ratio N_t (Student t, W - 1 degrees of
+        freedom)."""
         count = len(signals)
         residuals = [s - ratio * n for s, n in zip(signals, noises, strict=True)]
         variance = math.fsum(r * r for r in residuals) / (count - 1)

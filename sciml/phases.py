@@ -14,7 +14,8 @@ from sciml.problem import Problem
 from sciml.schedules import Schedule
 
 DENSE_LIMIT = 3000
-"""Unknowns up to which the dense self-scaled update is the default finisher (its matrix then takes 72 MB in float64)."""
+"""Unknowns up to which the dense self-scaled update is the default finisher (its matrix then takes 72 MB in
+float64)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ class Deterministic:
     Attributes:
         steps: at most so many iterations.
         tolerance: converged when the Newton decrement g'Hg, in three iterations running, is below tolerance^2 times the
-            largest change of the loss seen in the whole solve. For a sum of squares that is a residual `tolerance` times the first one.
+            largest change of the loss seen in the whole solve. For a sum of squares that is a residual `tolerance`
+            times the first one.
         patience: converged also when, over so many iterations, neither the decrement halves nor the loss falls by 1 %.
         check: iterations between two looks at fresh samples (streams only).
     """

@@ -14,10 +14,10 @@ Batch = TypeVar("Batch")
 class Problem(ABC, Generic[Model, Batch]):
     """Minimise over the parameters of a model the expectation of a loss over items.
 
-    An *item* is what one draws at random: a collocation point, a test function with its own quadrature, a particle image.
-    A batch is a tensor, or a tuple, list, dict or dataclass of tensors, whose leading dimension counts items; every tensor in it is cut
-    along that dimension when the batch is split into micro-batches. What is the same for all items (a quadrature rule, a
-    boundary condition at two points) belongs to the problem, not to the batch.
+    An *item* is what one draws at random: a collocation point, a test function with its own quadrature, a particle
+    image. A batch is a tensor, or a tuple, list, dict or dataclass of tensors, whose leading dimension counts items;
+    every tensor in it is cut along that dimension when the batch is split into micro-batches. What is the same for
+    all items (a quadrature rule, a boundary condition at two points) belongs to the problem, not to the batch.
     """
 
     size: int | None = None
@@ -47,7 +47,8 @@ class Problem(ABC, Generic[Model, Batch]):
     def gradient(self, model: Model, batch: Batch) -> tuple[Mapping[str, Tensor], Tensor] | None:
         """Loss terms and the flat gradient of their sum, for problems where autograd would be wasteful.
 
-        The flat gradient concatenates the gradients of `model.parameters()` in order. None (the default) means: use autograd.
+        The flat gradient concatenates the gradients of `model.parameters()` in order. None (the default) means: use
+        autograd.
         """
         return None
 

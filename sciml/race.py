@@ -1,4 +1,5 @@
-"""The start race: where a stochastic step is not cheap against a full gradient, both methods start and the faster one stays."""
+"""The start race: where a stochastic step is not cheap against a full gradient, both methods start and the faster one
+stays."""
 
 import math
 from collections.abc import Callable
@@ -15,8 +16,8 @@ HALF, FULL = 4.0, 8.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """Who won: `decision` is None when the stochastic phase goes on. `start` is the fixed-set loss at the start; `ending` is set when the
-    finisher already ended."""
+    """Who won: `decision` is None when the stochastic phase goes on. `start` is the fixed-set loss at the start;
+    `ending` is set when the finisher already ended."""
 
     start: float
     decision: Decision | None

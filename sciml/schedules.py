@@ -22,6 +22,7 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __call__(self, step: int) -> float:
+        """The step size at this step."""
         fraction = min(step / self.steps, 1.0)
         return self.final + 0.5 * (self.lr - self.final) * (1 + math.cos(math.pi * fraction))
 
@@ -35,6 +36,7 @@ class Polynomial(Schedule):
     power: float = 1.0
 
     def __call__(self, step: int) -> float:
+        """The step size at this step."""
         return self.lr / (1 + step / self.delay) ** self.power
 
 

@@ -16,8 +16,9 @@ def generator(seed: int, *purpose: str | int, counter: int = 0) -> torch.Generat
         purpose: words and numbers that name the stream, e.g. ("batch", phase index).
         counter: position in the stream. Distinct counters below 2**32 of one stream give distinct generator seeds.
 
-    torch's CPU generator (Mersenne twister) uses 32 bits of its seed; adding the counter to a hashed base keeps the seeds of one
-    stream distinct, which hashing the counter too would not (birthday collisions after about 65,000 draws).
+    torch's CPU generator (Mersenne twister) uses 32 bits of its seed; adding the counter to a hashed base keeps the
+    seeds of one stream distinct, which hashing the counter too would not (birthday collisions after about 65,000
+    draws).
     """
     digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
     base = int.from_bytes(digest, "little")

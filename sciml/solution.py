@@ -46,8 +46,8 @@ class Solution:
     Attributes:
         model: the trained module (the one passed in). result: how it ended. loss: final loss, on the fixed set when a
             quasi-Newton phase came last. evaluations: loss-and-gradient evaluations per item of the declared set.
-        seconds: wall-clock time. history: every metric record. switch: one record for each phase that ended: phase, step, reason, snr,
-            batch, set, details. values: the last answer of `Problem.evaluate`.
+        seconds: wall-clock time. history: every metric record. switch: one record for each phase that ended: phase,
+            step, reason, snr, batch, set, details. values: the last answer of `Problem.evaluate`.
     """
 
     model: torch.nn.Module

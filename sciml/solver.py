@@ -48,11 +48,11 @@ def solve(
         problem: where samples come from and what the loss is.
         model: trained in place; its parameters decide device and dtype, and become views of one flat vector.
         phases: algorithms in order; default: watched Adam, then a quasi-Newton finisher fit for the model's size.
-        switch: what ends a stochastic phase that another phase follows: "auto", "snr" (the literal SNR rule), a step number, or a rule.
-        seed: decides every batch; the model's initial parameters are the caller's.
-        budget: where to stop at the latest.
-        run: a run (its stage "solve" is used) or a stage to write metrics and checkpoints to. If it holds a checkpoint
-            of this solve, the solve goes on from there, to the same bits on the same CPU; a finished one answers at once.
+        switch: what ends a stochastic phase that another phase follows: "auto", "snr" (the literal SNR rule), a step
+            number, or a rule. seed: decides every batch; the model's initial parameters are the caller's. budget:
+            where to stop at the latest. run: a run (its stage "solve" is used) or a stage to write metrics and
+            checkpoints to. If it holds a checkpoint of this solve, the solve goes on from there, to the same bits on
+            the same CPU; a finished one answers at once.
         throw: raise when the result is neither CONVERGED nor MAX_STEPS.
 
     Raises:
@@ -155,7 +155,8 @@ class _Loop:
         return None
 
     def _may_race(self) -> bool:
-        """Whether the finisher may start beside the stochastic phase: only where one step costs more than 1/32 of a set."""
+        """Whether the finisher may start beside the stochastic phase: only where one step costs more than 1/32 of a
+        set."""
         first = self.runner
         return (
             self.index == 0
@@ -277,11 +278,13 @@ class _Loop:
         finished = None if self.result in (None, Result.INTERRUPTED) else self.result.value
         numbers = {
             **self._identity(),
-            "index": self.index, "items_before": self.items_before, "initial_loss": self.initial_loss,
-            "switches": self.switches, "values": self.values, "evaluated_at": self.evaluated_at, "result": finished,
-            "seconds": self.seconds, "number": self.number, "raced": self.raced,
-            "appended": self.setting.fixed.appended, "metrics": self.stage.metrics_offset(), "runner": self.runner.numbers(),
-        }  # fmt: skip
+            **{name: getattr(self, name) for name in _KEPT},
+            "result": finished,
+            "seconds": self.seconds,
+            "appended": self.setting.fixed.appended,
+            "metrics": self.stage.metrics_offset(),
+            "runner": self.runner.numbers(),
+        }
         tensors = {f"runner.{name}": tensor for name, tensor in self.runner.tensors().items()}
         state = checkpoint.Checkpoint({"parameters": self.setting.flat.vector, **tensors}, numbers)
         checkpoint.write(self.stage.checkpoints, self.number, state)
@@ -304,7 +307,7 @@ class _Loop:
         device = self.setting.flat.vector.device
         self.setting.flat.vector.copy_(state.tensors["parameters"])
         self.setting.fixed.restore(numbers["appended"])
-        for name in ("index", "items_before", "initial_loss", "switches", "values", "evaluated_at", "number", "raced"):
+        for name in _KEPT:
             setattr(self, name, numbers[name])
         self.runner = self._make_runner(self.index)
         prefix = "runner."
@@ -360,8 +363,12 @@ class _Loop:
         )
 
 
+_KEPT = ("index", "items_before", "initial_loss", "switches", "values", "evaluated_at", "number", "raced")
+
+
 class _Interrupts:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop honours between steps; the second one acts at once."""
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop honours between steps; the second one acts at
+    once."""
 
     def __init__(self) -> None:
         self.asked = False

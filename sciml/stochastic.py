@@ -134,19 +134,34 @@ class StochasticRunner:
             if not math.isfinite(loss):
                 return False
             self.records.append(
-                {"kind": "step", "step": step, "loss": loss, "terms": dict(zip(names, terms, strict=True)),
-                 "batch": self.batch, "set": self.set_size, "lr": value(self.phase.lr, step)}
-            )  # fmt: skip
+                {
+                    "kind": "step",
+                    "step": step,
+                    "loss": loss,
+                    "terms": dict(zip(names, terms, strict=True)),
+                    "batch": self.batch,
+                    "set": self.set_size,
+                    "lr": value(self.phase.lr, step),
+                }
+            )
             if self.switch:
                 self.switch.observe(self.cost, loss)
         self.safe.copy_(self.setting.flat.vector)
         estimate = self.noise.estimate()
         if estimate is not None:
             self.records.append(
-                {"kind": "noise", "step": self.step - 1, "snr": estimate.snr, "snr_low": estimate.low,
-                 "snr_high": estimate.high, "critical_batch": estimate.critical_batch, "signal": estimate.signal,
-                 "noise": estimate.noise, "batch": estimate.batch}
-            )  # fmt: skip
+                {
+                    "kind": "noise",
+                    "step": self.step - 1,
+                    "snr": estimate.snr,
+                    "snr_low": estimate.low,
+                    "snr_high": estimate.high,
+                    "critical_batch": estimate.critical_batch,
+                    "signal": estimate.signal,
+                    "noise": estimate.noise,
+                    "batch": estimate.batch,
+                }
+            )
         return bool(torch.isfinite(self.setting.flat.vector).all())
 
     def _ending(self) -> Ending | None:
@@ -172,17 +187,21 @@ class StochasticRunner:
     def numbers(self) -> dict[str, Any]:
         """State numbers for a checkpoint."""
         return {
-            "step": self.step, "items": self.items, "batch": self.batch, "set_size": self.set_size, "loss": self.loss,
-            "noise": self.noise.state(), "rule": self.rule.numbers(),
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "noise": self.noise.state(),
+            "rule": self.rule.numbers(),
             "switch": self.switch.state() if self.switch else None,
-        }  # fmt: skip
+        }
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Take back a checkpoint."""
         self.rule.restore(tensors, numbers["rule"])
         self.safe.copy_(tensors["safe"])
-        self.step, self.items = numbers["step"], numbers["items"]
-        self.batch, self.set_size, self.loss = numbers["batch"], numbers["set_size"], numbers["loss"]
+        for name in _COUNTERS:
+            setattr(self, name, numbers[name])
         self.noise.restore(numbers["noise"])
         if self.switch and numbers["switch"] is not None:
             self.switch.restore(numbers["switch"])
+
+
+_COUNTERS = ("step", "items", "batch", "set_size", "loss")

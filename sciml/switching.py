@@ -1,9 +1,9 @@
 """When a stochastic phase hands over to the finisher, how large the batch and the fixed set must be, and why.
 
-`AutoSwitch` is the default. Cost is counted in gradients over the fixed set (line-search calls included); a stochastic step costs
-batch / set. The decision is Adam's own rate of progress per unit of that cost; the gradient's signal-to-noise ratio decides how large batch
-and set must be. `SnrSwitch` is the literal rule (SNR below a threshold, on a plateau); `FixedSwitch` a step number. Every rule answers with
-a sentence and the numbers behind it.
+`AutoSwitch` is the default. Cost is counted in gradients over the fixed set (line-search calls included); a
+stochastic step costs batch / set. The decision is Adam's own rate of progress per unit of that cost; the gradient's
+signal-to-noise ratio decides how large batch and set must be. `SnrSwitch` is the literal rule (SNR below a threshold,
+on a plateau); `FixedSwitch` a step number. Every rule answers with a sentence and the numbers behind it.
 """
 
 import math
@@ -53,8 +53,9 @@ class SwitchRule(ABC):
 class AutoSwitch(SwitchRule):
     """Switch when the loss falls by less than `rate` (in its logarithm) per fixed-set gradient.
 
-    The rate is a least-squares slope over the last quarter of the cost spent, looked at when the cost passes first * 2^(j/2).
-    A loss that is not positive (an energy) is measured by its decrease relative to the whole decrease so far.
+    The rate is a least-squares slope over the last quarter of the cost spent, looked at when the cost passes first *
+    2^(j/2). A loss that is not positive (an energy) is measured by its decrease relative to the whole decrease so
+    far.
     """
 
     race = True
@@ -81,9 +82,7 @@ class AutoSwitch(SwitchRule):
             return None
         while self.target <= self.spent:
             self.target *= self.growth
-        start = min(
-            next(i for i, c in enumerate(self.costs) if c >= 0.75 * self.spent), max(0, len(self.costs) - 40)
-        )
+        start = min(next(i for i, c in enumerate(self.costs) if c >= 0.75 * self.spent), max(0, len(self.costs) - 40))
         self.costs, self.losses = self.costs[start:], self.losses[start:]
         if len(self.losses) < 40:
             return None
@@ -107,7 +106,9 @@ class AutoSwitch(SwitchRule):
         for cost, loss in zip(self.costs, self.losses, strict=True):
             index = min(int((cost - low) / width), bins - 1) if width > 0 else 0
             groups[index].append((cost, -math.log(loss) if positive else -loss / scale))
-        points = [tuple(math.fsum(column) / len(group) for column in zip(*group, strict=True)) for group in groups if group]
+        points = [
+            tuple(math.fsum(column) / len(group) for column in zip(*group, strict=True)) for group in groups if group
+        ]
         return _line(points)
 
     def state(self) -> dict[str, Any]:
@@ -133,9 +134,11 @@ def _line(points: list[Any]) -> tuple[float, float]:
 
 
 class SnrSwitch(SwitchRule):
-    """The literal rule: the windowed SNR has stayed below `threshold` in consecutive windows, and the loss is on a plateau.
+    """The literal rule: the windowed SNR has stayed below `threshold` in consecutive windows, and the loss is on a
+    plateau.
 
-    A plateau: the mean loss of the latest `span` steps is no more than `flat` (relative) below that of the `span` before.
+    A plateau: the mean loss of the latest `span` steps is no more than `flat` (relative) below that of the `span`
+    before.
     """
 
     def __init__(self, threshold: float = 1.0, windows: int = 2, span: int = 100, flat: float = 0.02) -> None:
@@ -230,6 +233,7 @@ def set_size(declared: int, noise: NoiseEstimate | None, factor: int = 4, larges
 
 
 def grown_batch(batch: int, fixed_set: int, noise: NoiseEstimate | None) -> int:
-    """Twice the batch when noise drowns the gradient (upper bound of the SNR below 1) and the set allows, else the batch."""
+    """Twice the batch when noise drowns the gradient (upper bound of the SNR below 1) and the set allows, else the
+    batch."""
     drowned = noise is not None and noise.high is not None and noise.measurements >= 20 and noise.high < 1
     return 2 * batch if drowned and 2 * batch <= fixed_set // 4 else batch

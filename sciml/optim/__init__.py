@@ -1,0 +1,1 @@
+"""Optimisers, one algorithm a file: first-order rules, line search, quasi-Newton methods."""

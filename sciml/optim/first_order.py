@@ -1,4 +1,5 @@
-"""First-order update rules on a flat vector: Adam, and SGD with momentum, Nesterov's correction and a preconditioner."""
+"""First-order update rules on a flat vector: Adam, and SGD with momentum, Nesterov's correction and a
+preconditioner."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -73,7 +74,8 @@ class AdamRule(FirstOrder):
 class SGDRule(FirstOrder):
     """v <- momentum v + P g;  theta <- theta - lr v, or - lr (P g + momentum v) with Nesterov's correction.
 
-    P is the problem's preconditioner (a natural-gradient step when P is the inverse Fisher or energy metric), or the identity.
+    P is the problem's preconditioner (a natural-gradient step when P is the inverse Fisher or energy metric), or the
+    identity.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""L-BFGS in compact form: one history tensor, a cached Gram matrix, one product with the history and one with its transpose a step.
+"""L-BFGS in compact form: one history tensor, a cached Gram matrix, one product with the history and one with its
+transpose a step.
 
-With rows s_i, y_i (oldest first), R = triu(S Y'), D = diag(S Y'), gamma = s'y / y'Py of the newest pair and a fixed P (identity
-or preconditioner), H0 = gamma P:
+With rows s_i, y_i (oldest first), R = triu(S Y'), D = diag(S Y'), gamma = s'y / y'Py of the newest pair and a fixed P
+(identity or preconditioner), H0 = gamma P:
 
     w = R^-1 S g,    u = R^-T ((D + Y H0 Y') w - Y H0 g),    H g = H0 g + S'u - H0 Y'w.
 
@@ -25,9 +26,7 @@ class CompactLBFGS(InverseHessian):
         preconditioner: symmetric positive operator P on flat vectors; None for the identity.
     """
 
-    def __init__(
-        self, vector: Tensor, history: int, preconditioner: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, vector: Tensor, history: int, preconditioner: Callable[[Tensor], Tensor] | None = None) -> None:
         self.history, self.preconditioner = history, preconditioner
         self.blocks = 2 if preconditioner is None else 3  # S, Y and, with a preconditioner, Z = P Y
         self.rows = torch.zeros(self.blocks * history, vector.numel(), dtype=vector.dtype, device=vector.device)

@@ -4,8 +4,9 @@ Accepts a step `a` along p with psi(a) = f(x + a p) when
 
     psi(a) <= psi(0) + c1 a psi'(0)    and    |psi'(a)| <= c2 |psi'(0)|,
 
-or, once the first fails by no more than rounding, by the approximate Wolfe conditions of Hager and Zhang (2005, eq. 4.1).
-Bracketing and zoom follow Nocedal and Wright (2006, algorithms 3.5 and 3.6). Nothing here is absolute: f and c f take the same steps.
+or, once the first fails by no more than rounding, by the approximate Wolfe conditions of Hager and Zhang (2005, eq.
+4.1). Bracketing and zoom follow Nocedal and Wright (2006, algorithms 3.5 and 3.6). Nothing here is absolute: f and c
+f take the same steps.
 """
 
 import math
@@ -92,9 +93,9 @@ def search(evaluate: Callable[[float], Trial], start: Trial, first: float, rules
             continue
         any_finite = True
         decreases = trial.value <= start.value + rules.c1 * trial.step * start.slope
-        if not decreases and trial.value <= start.value + slack:
-            if (2 * rules.delta - 1) * start.slope >= trial.slope >= rules.c2 * start.slope:
-                return Search(trial, evaluation, Ending.APPROXIMATE)
+        flat = (2 * rules.delta - 1) * start.slope >= trial.slope >= rules.c2 * start.slope
+        if not decreases and trial.value <= start.value + slack and flat:
+            return Search(trial, evaluation, Ending.APPROXIMATE)
         if decreases and trial.value < (start if best is None else best).value:
             best = trial
         # values that differ by rounding only say nothing; then the slope decides
@@ -106,9 +107,7 @@ def search(evaluate: Callable[[float], Trial], start: Trial, first: float, rules
         else:
             # too steep still: the minimum lies on the side to which the slope points down
             toward_high = math.inf if high is None else high.step - trial.step
-            if high is None and trial.slope >= 0:
-                high = low
-            elif high is not None and trial.slope * toward_high >= 0:
+            if (high is None and trial.slope >= 0) or (high is not None and trial.slope * toward_high >= 0):
                 high = low
             low = trial
         if high is None:
@@ -127,7 +126,8 @@ def search(evaluate: Callable[[float], Trial], start: Trial, first: float, rules
 
 
 def _cubic(a: Trial, b: Trial) -> float | None:
-    """Minimiser of the cubic through two trials' values and slopes (Nocedal and Wright eq. 3.59), None if it has none."""
+    """Minimiser of the cubic through two trials' values and slopes (Nocedal and Wright eq. 3.59), None if it has
+    none."""
     width = b.step - a.step
     if width == 0 or not (a.finite and b.finite):
         return None
@@ -143,7 +143,8 @@ def _cubic(a: Trial, b: Trial) -> float | None:
 
 
 def _expand(start: Trial, low: Trial) -> float:
-    """A longer step while the slope is still steeply negative: the cubic's minimum, held within 2 and 10 times the step."""
+    """A longer step while the slope is still steeply negative: the cubic's minimum, held within 2 and 10 times the
+    step."""
     guess = _cubic(start, low)
     if guess is None or guess <= low.step:
         return 4 * low.step

@@ -28,7 +28,8 @@ class InverseHessian(ABC):
     """An approximation H of the inverse Hessian, updated by curvature pairs."""
 
     fresh: bool = True
-    """True while no pair has been taken in: the direction is (preconditioned) steepest descent and has no natural length."""
+    """True while no pair has been taken in: the direction is (preconditioned) steepest descent and has no natural
+    length."""
 
     @abstractmethod
     def product(self, gradient: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Iteration:
-    """One iteration's record: status, loss after it, Newton decrement g' H g before it, evaluations spent, step taken."""
+    """One iteration's record: status, loss after it, Newton decrement g' H g before it, evaluations spent, step
+    taken."""
 
     status: Status
     value: float
@@ -89,8 +91,8 @@ class QuasiNewton:
 
     Args:
         vector: shape (n,), the parameters; the closure reads them.
-        closure: loss (scalar tensor) and gradient, shape (n,), at the vector's present content. The same samples in every
-            call between two `refresh` calls.
+        closure: loss (scalar tensor) and gradient, shape (n,), at the vector's present content. The same samples in
+            every call between two `refresh` calls.
         inverse_hessian: the method.
         rules: constants of the line search.
     """

@@ -4,8 +4,9 @@ With b = s'Bs / y's, h = y'Hy / y's and v = sqrt(y'Hy) (s / y's - Hy / y'Hy):
 
     H+ = (1 / tau) [H - Hy y'H / y'Hy + q v v'] + s s' / y's,
 
-where tau and q are Al-Baali's choices as used for networks by Urban, Stefanou and Pons (2024, arXiv 2405.04230). Since p = -H g is known from the
-step just taken, Hy = H g+ + p and b = -a p'g / y's, so an iteration reads H once (H g+) and rewrites it once (a rank-two `addmm`).
+where tau and q are Al-Baali's choices as used for networks by Urban, Stefanou and Pons (2024, arXiv 2405.04230).
+Since p = -H g is known from the step just taken, Hy = H g+ + p and b = -a p'g / y's, so an iteration reads H once (H
+g+) and rewrites it once (a rank- two `addmm`).
 """
 
 import math
@@ -53,7 +54,7 @@ class DenseSelfScaled(InverseHessian):
         if self.fresh:
             return self._start(pair)
         image = self.matrix @ pair.gradient
-        hy = image + pair.direction  # H y = H g+ - H g, with p = -H g
+        hy = self.matrix @ pair.y
         s, y = pair.s, pair.y
         ys, yhy, ss, yy = torch.stack((y @ s, y @ hy, s @ s, y @ y)).tolist()
         self.known = (pair.gradient, image)

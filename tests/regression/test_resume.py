@@ -74,7 +74,10 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind):
     a, b = (torch.load(tmp_path / name / "final.pt", weights_only=True) for name in ("whole", "killed"))
     assert torch.equal(a, b)
     metrics = [
-        [{k: v for k, v in r.items() if k != "seconds"} for r in sciml.Run.open(tmp_path / name).stage("solve").read_metrics()]
+        [
+            {k: v for k, v in r.items() if k != "seconds"}
+            for r in sciml.Run.open(tmp_path / name).stage("solve").read_metrics()
+        ]
         for name in ("whole", "killed")
     ]
     assert metrics[0] == metrics[1]

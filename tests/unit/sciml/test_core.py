@@ -75,7 +75,7 @@ def test_models_that_cannot_be_trained_are_refused():
     with pytest.raises(InputError, match="no trainable"):
         FlatParameters(torch.nn.Tanh())
     mixed = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1).double()])
-    with pytest.raises(InputError, match="float32 on cpu, torch.float64 on cpu"):
+    with pytest.raises(InputError, match=r"float32 on cpu, torch\.float64 on cpu"):
         FlatParameters(mixed)
 
 

@@ -1,4 +1,5 @@
-"""GradientNoise against closed forms: unbiasedness, finite populations, scale, regrouping, and the interval's coverage."""
+"""GradientNoise against closed forms: unbiasedness, finite populations, scale, regrouping, and the interval's
+coverage."""
 
 import math
 

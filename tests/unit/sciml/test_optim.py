@@ -127,7 +127,7 @@ def test_secant_equation_and_positive_definiteness(name):
 
 
 def test_known_product_is_the_product_with_the_matrix():
-    x, method = minimiser(rosenbrock, torch.full((8,), -0.7, dtype=torch.float64), DenseSelfScaled)
+    _, method = minimiser(rosenbrock, torch.full((8,), -0.7, dtype=torch.float64), DenseSelfScaled)
     for _ in range(10):
         method.iterate()
     dense = method.inverse_hessian
@@ -170,7 +170,7 @@ def test_failed_search_leaves_the_best_point_and_says_so():
 def test_preconditioner_equal_to_the_inverse_hessian_converges_at_once():
     matrix = quadratic(20, 1e6)
     inverse = torch.linalg.inv(matrix)
-    x, method = minimiser(
+    _, method = minimiser(
         lambda v: 0.5 * v @ matrix @ v,
         torch.ones(20, dtype=torch.float64),
         lambda v: CompactLBFGS(v, 5, lambda g: inverse @ g),
@@ -182,7 +182,8 @@ def test_preconditioner_equal_to_the_inverse_hessian_converges_at_once():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_refreshed_gradient_never_enters_a_pair(name):
-    """New samples between iterations: the pair of the next step is of the new function alone (secant of its Hessian)."""
+    """New samples between iterations: the pair of the next step is of the new function alone (secant of its
+    Hessian)."""
     a, b = quadratic(6, 10, 0), quadratic(6, 10, 5)
     held = {"matrix": a}
     x, method = minimiser(lambda v: 0.5 * v @ held["matrix"] @ v, torch.ones(6, dtype=torch.float64), METHODS[name])
