@@ -86,11 +86,16 @@ def adjoint_transform(spectrum: Any, size: int, dimensions: int) -> Any:
     which stand for two frequencies of the full spectrum, enter here with weight 1/2, and the columns x = 0 and (even size)
     x = size / 2 with their hermitian part.
     """
+    return inverse_transform(_halved(spectrum, size, dimensions), size, dimensions) * float(size) ** dimensions
+
+
+def _halved(spectrum: Any, size: int, dimensions: int) -> Any:
+    """Half the spectrum, but the hermitian part of the columns that are their own mates."""
     halved = spectrum * 0.5
     edges = (0, size // 2) if size % 2 == 0 else (0,)
     for column in edges:
         halved[..., column] = hermitian_part(spectrum[..., column], dimensions - 1)
-    return inverse_transform(halved, size, dimensions) * float(size) ** dimensions
+    return halved
 
 
 def hermitian_part(plane: Any, dimensions: int) -> Any:
@@ -120,6 +125,46 @@ def pad(array: Any, size: int, dimensions: int) -> Any:
 def crop(array: Any, size: int, dimensions: int) -> Any:
     """Cut the middle `size` samples out of the last axes, origin to origin; the transpose of `pad`. A view."""
     return array[_placement(size, array.shape[-1], dimensions)]
+
+
+def _move_axis_part(array: Any, axis: int, size: int) -> Any:
+    """Make an axis in corner order (0, 1, ..., -1) longer with zeros in its middle, or shorter by cutting its middle out."""
+    old = array.shape[axis]
+    small = min(old, size)
+    positive, negative = small - small // 2, small // 2
+    shape = [*array.shape]
+    shape[axis] = size
+    out = np.zeros(shape, array.dtype) if isinstance(array, np.ndarray) else array.new_zeros(shape)
+    for part in (slice(0, positive), slice(-negative, None)):
+        place = [slice(None)] * len(shape)
+        place[axis] = part
+        out[tuple(place)] = array[tuple(place)]
+    return out
+
+
+def transform_padded(volume: Any, size: int) -> Any:
+    """`transform(pad(volume, size, 3), 3)` in about half the time: lines that are all zero are not transformed."""
+    module = _backend(volume)
+    spectrum = _move_axis_part(module.ifftshift(volume, (0, 1, 2)), 2, size)
+    spectrum = module.rfft(spectrum, None, 2)
+    for axis in (1, 0):
+        spectrum = module.fft(_move_axis_part(spectrum, axis, size), None, axis)
+    return spectrum
+
+
+def inverse_transform_cropped(spectrum: Any, size: int) -> Any:
+    """`crop(inverse_transform(spectrum, P, 3), size, 3)` in about half the time and memory; P is the side of the spectrum, even."""
+    module, padded = _backend(spectrum), spectrum.shape[0]
+    for axis in (0, 1):
+        spectrum = _move_axis_part(module.ifft(spectrum, None, axis), axis, size)
+    volume = _move_axis_part(module.irfft(spectrum, padded, 2), 2, size)
+    return module.fftshift(volume, (0, 1, 2))
+
+
+def adjoint_transform_padded(spectrum: Any, size: int) -> Any:
+    """Exact transpose of `transform_padded`: `crop(adjoint_transform(spectrum, P, 3), size, 3)`."""
+    padded = spectrum.shape[0]
+    return inverse_transform_cropped(_halved(spectrum, padded, 3), size) * float(padded) ** 3
 
 
 def resize(volume: Float[np.ndarray, "n n n"], size: int) -> Float[np.ndarray, "size size size"]:
@@ -157,7 +202,9 @@ class HalfPlane:
 
     def __post_init__(self) -> None:
         if self.radius is not None and not 0 < self.radius <= self.size / 2:
-            raise ValueError(f"radius {self.radius} of the Fourier disc is outside 0 ... {self.size / 2} for a box of {self.size}")
+            raise ValueError(
+                f"radius {self.radius} of the Fourier disc is outside 0 ... {self.size / 2} for a box of {self.size}"
+            )
 
     @cached_property
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
@@ -239,3 +286,26 @@ def shell_means(values: Sequence[float] | np.ndarray, shell: np.ndarray, count: 
     total = np.bincount(np.ravel(shell), np.ravel(np.asarray(values, np.float64)), count)[:count]
     number = np.bincount(np.ravel(shell), minlength=count)[:count]
     return total / np.maximum(number, 1)
+
+
+def optimal_circulant(weights: Float[np.ndarray, "P P half"], size: int) -> Float[np.ndarray, "size size half2"]:
+    """Weights of a padded grid averaged to the grid of the box itself; positive where the weights are.
+
+    Multiplying the padded spectrum of a map that lives in a box of `size` by `weights` is a convolution cut to the box, a
+    Toeplitz matrix. This is the eigenvalue table of the circulant matrix nearest to it (T. Chan, SIAM J. Sci. Stat.
+    Comput. 9, 1988): the convolution kernel times a triangle, wrapped. In Fourier space: a Fejer average.
+
+    Args:
+        weights: half grid of side P, an even multiple of `size`, of a real and even function.
+        size: of the box.
+    """
+    padded = weights.shape[0]
+    if padded % (2 * size):
+        raise ValueError(f"a grid of {padded} is not an even multiple of the box {size}")
+    kernel = inverse_transform(weights.astype(np.complex64), padded, 3)
+    line = np.maximum(1.0 - np.abs(np.arange(padded) - padded // 2) / size, 0.0).astype(kernel.dtype)
+    kernel *= line[:, None, None] * line[None, :, None] * line[None, None, :]
+    # Position r = j - P/2 wraps to r mod size = j mod size: the origin comes to sample 0.
+    parts = padded // size
+    wrapped = kernel.reshape(parts, size, parts, size, parts, size).sum((0, 2, 4))
+    return np.asarray(scipy.fft.rfftn(wrapped)).real

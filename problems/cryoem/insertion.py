@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from problems.cryoem import fourier
 
+
 @dataclass(frozen=True)
 class Views:
     """What is known of each particle besides its pixels.
@@ -137,8 +138,7 @@ class FourierSums:
         # One shell beyond the last, so that the last has data up to its outer edge.
         table = np.append(precision, precision[-1]).astype(np.float32)
         kernels.divide(grids, table, float(self.padding), out)
-        volume = fourier.inverse_transform(out, self.padding * self.size, 3)
-        return correct_gridding(np.ascontiguousarray(fourier.crop(volume, self.size, 3)), self.padding)
+        return correct_gridding(fourier.inverse_transform_cropped(out, self.size), self.padding)
 
     def shell_weights(self) -> Float[np.ndarray, " shells"]:
         """Mean weight of the grid voxels in each shell 0 ... size // 2, float64."""

@@ -66,8 +66,20 @@ class Background:
         """Mean |F|^2 in each shell 0 ... n // 2 that the whole image would have if it were background, float64."""
         window = self.window()
         spectra = scipy.fft.rfftn((images - means[:, None, None]) * window, axes=(-2, -1))
-        scale = self.size**2 / np.square(window, dtype=np.float64).sum()
-        return scale * _shell_power(spectra, self.size)
+        transfer = self.size**2 / np.maximum(self._white_response(), 1e-6 * np.square(window).sum())
+        return _shell_power(spectra, self.size) * transfer
+
+    def _white_response(self) -> Float[np.ndarray, " shells"]:
+        """What `power` would find, before scaling, of white noise with deviation 1.
+
+        The subtracted mean is measured in the same window, which takes power from the lowest shells: for window M,
+        E|F|^2 = sum M^2 - 2 Re conj(a) FT(M^2) + |a|^2 sum M^2 with a = FT(M) / sum M.
+        """
+        window = self.window().astype(np.float64)
+        share = scipy.fft.rfft2(window) / window.sum()
+        square = np.square(window)
+        response = square.sum() * (1 + np.abs(share) ** 2) - 2 * np.real(np.conj(share) * scipy.fft.rfft2(square))
+        return _shell_power(np.sqrt(np.maximum(response, 0.0))[None], self.size)[0]
 
 
 def _shell_power(spectra: np.ndarray, size: int) -> np.ndarray:
@@ -104,7 +116,9 @@ class NoiseModel:
         """1 / power."""
         return 1.0 / self.power
 
-    def prepare(self, images: Float[np.ndarray, "batch n n"], groups: Int[np.ndarray, " batch"]) -> Float[np.ndarray, "batch n n"]:
+    def prepare(
+        self, images: Float[np.ndarray, "batch n n"], groups: Int[np.ndarray, " batch"]
+    ) -> Float[np.ndarray, "batch n n"]:
         """Images with background mean 0 and, if `rescale`, the background deviation of their group. May change its argument."""
         means = self.background.means(images)
         images -= means[:, None, None].astype(images.dtype)
@@ -152,13 +166,21 @@ def measure(
     spread = float(1.4826 * np.median(np.abs(relative - np.median(relative))))
     rescale = (normalize == "yes" or (normalize == "auto" and spread > _SPREAD)) and not flat.any()
     if rescale:
-        images = images * (level[groups] / np.maximum(deviations, 1e-3 * level[groups]))[:, None, None].astype(np.float32)
+        images = images * (level[groups] / np.maximum(deviations, 1e-3 * level[groups]))[:, None, None].astype(
+            np.float32
+        )
         means = background.means(images)
     spectra = background.power(images, means)
     if flat.any():
-        spectra = np.where(flat[groups][:, None], _shell_power(fourier.corner_transform(images), background.size), spectra)
+        spectra = np.where(
+            flat[groups][:, None], _shell_power(fourier.corner_transform(images), background.size), spectra
+        )
     power = _per_group(spectra, groups, count)
-    note = "The images have no noise outside the particle (masked?): their whole power is taken for noise." if flat.any() else ""
+    note = (
+        "The images have no noise outside the particle (masked?): their whole power is taken for noise."
+        if flat.any()
+        else ""
+    )
     return NoiseModel(background, power, level, bool(rescale), spread, note)
 
 

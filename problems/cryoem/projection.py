@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Complex, Float
 
-from problems.cryoem import fourier, rotations
+from problems.cryoem import fourier
 
 
 def gridding_correction(size: int, padding: int) -> Float[np.ndarray, " size"]:
@@ -65,12 +65,11 @@ class Projector:
         """Padded half spectrum of a volume, ready for `slices`; (P, P, P/2 + 1) with P = padding * size."""
         if tuple(volume.shape) != (self.size,) * 3:
             raise ValueError(f"the volume has shape {tuple(volume.shape)}, the projector wants {(self.size,) * 3}")
-        return fourier.transform(fourier.pad(correct_gridding(volume, self.padding), self.padding * self.size, 3), 3)
+        return fourier.transform_padded(correct_gridding(volume, self.padding), self.padding * self.size)
 
     def volume(self, spectrum: Any) -> Any:
         """Transpose of `spectrum`."""
-        padded = fourier.adjoint_transform(spectrum, self.padding * self.size, 3)
-        return correct_gridding(fourier.crop(padded, self.size, 3), self.padding)
+        return correct_gridding(fourier.adjoint_transform_padded(spectrum, self.size), self.padding)
 
     def slices(self, spectrum: Any, axes: Any) -> Any:
         """Read central slices.

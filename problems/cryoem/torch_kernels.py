@@ -49,7 +49,9 @@ def corners(
     planes = [((z0.long() + j) % size, fz if j else 1 - fz) for j in (0, 1)]
     lines = [((y0.long() + j) % size, fy if j else 1 - fy) for j in (0, 1)]
     columns = [(x0.long() + j, fx if j else 1 - fx) for j in (0, 1)]
-    found = [((zi * size + yi) * half + xi, tz * ty * tx) for zi, tz in planes for yi, ty in lines for xi, tx in columns]
+    found = [
+        ((zi * size + yi) * half + xi, tz * ty * tx) for zi, tz in planes for yi, ty in lines for xi, tx in columns
+    ]
     return found, mate
 
 
@@ -58,7 +60,10 @@ def _per_chunk(batch: int, points: int) -> range:
 
 
 def gather(
-    spectrum: Complex[Tensor, "z y x"], axes: Float[Tensor, "batch 2 3"], kx: Float[Tensor, " points"], ky: Float[Tensor, " points"]
+    spectrum: Complex[Tensor, "z y x"],
+    axes: Float[Tensor, "batch 2 3"],
+    kx: Float[Tensor, " points"],
+    ky: Float[Tensor, " points"],
 ) -> Complex[Tensor, "batch points"]:
     """Trilinear values of a half spectrum on central slices (see `kernels.gather`)."""
     size = spectrum.shape[0]

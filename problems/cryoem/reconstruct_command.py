@@ -1,0 +1,229 @@
+"""`sciml cryoem reconstruct`: a map from particles with known poses, with half maps, FSC and uncertainty."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from sciml.errors import InputError
+
+if TYPE_CHECKING:
+    from problems.cryoem.accumulation import Accumulated, Settings
+    from problems.cryoem.particle_set import Particles
+    from problems.cryoem.reconstruction import Reconstruction
+    from sciml.run import Run
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Reconstruct a density from particles with known poses."""
+
+    particles: tyro.conf.Positional[Path]
+    """STAR file of particles (RELION 3.0 or 3.1) with poses."""
+    out: Path
+    """Folder of the run: maps, tables, figures, report.html."""
+    solver: Literal["direct", "stochastic"] = "direct"
+    """direct: one pass over the images, then a division; stochastic: watched gradient steps on mini-batches."""
+    mask: str = "sphere"
+    """For the final map and its resolution: sphere (radius 0.42 of the box), auto (found in the map), none, or a map."""
+    diameter: float | None = None
+    """Of the particle, Angstrom: noise is measured and signal expected accordingly. Default: the box."""
+    normalize: Literal["auto", "yes", "no"] = "auto"
+    """Bring every image to one background deviation; auto: when these differ by more than 10 percent."""
+    ctf: bool = True
+    """Off for images without a CTF."""
+    datadir: Path | None = None
+    """Folder that the stack paths start from, if not the STAR file's, the working folder or the RELION project."""
+    mode0: Literal["signed", "unsigned"] = "signed"
+    """How the bytes of 8-bit stacks are read: signed (RELION) or unsigned (cryoSPARC, cryoDRGN)."""
+    seed: int = 0
+    """Draws the half sets where the file has none, the batches, and the random phases of the corrected FSC."""
+    device: Device = "auto"
+    """Where to compute; auto: the direct solver on the CPU (memory-bound, no start-up), the stochastic one on a GPU."""
+    overwrite: bool = False
+    """Discard an earlier run in the folder."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def run(options: Options) -> int:
+    """Run the command.
+
+    Returns:
+        0; 3 when the stochastic solver did not converge (the outputs are written).
+
+    Raises:
+        InputError: bad input; nothing was written.
+        OSError: an output cannot be written.
+    """
+    from problems.cryoem.accumulation import accumulate
+    from problems.cryoem.outputs import write_outputs
+    from problems.cryoem.particles import Need, read_particles
+    from problems.cryoem.uncertainty import uncertainty
+    from sciml.cli import conclude
+    from sciml.run import Run
+
+    began = time.monotonic()
+    needs: list[Need] = ["poses", "halves", "ctf"] if options.ctf else ["poses", "halves"]
+    particles = read_particles(options.particles, options.datadir, options.mode0, needs)
+    settings = _settings(options, particles)
+    # A folder that holds a run already is compared now; a new one is made when there is something to write.
+    earlier = (options.out / "experiment.json").exists() or options.out.is_file()
+    make = {"command": ["cryoem", "reconstruct"], "options": options, "overwrite": options.overwrite}
+    run_folder = Run.create(options.out, **make) if earlier else None
+    with _progress(len(particles)) as watch:
+        accumulated = accumulate(particles, settings, watch)
+    _say_noise(accumulated)
+    run_folder = run_folder or Run.create(options.out, **make)
+    result, extra = _solve(options, particles, settings, accumulated, run_folder)
+    spread = uncertainty(result)
+    outputs = write_outputs(run_folder.path, particles, result, spread)
+    _draw(run_folder, particles, result)
+    curves = result.prior.curves
+    if curves.mask_is_tight:
+        _say("the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one.")
+    summary: dict[str, Any] = {
+        "result": "CONVERGED",
+        "particles": len(particles),
+        "box": particles.box,
+        "pixel_size": particles.pixel_size,
+        "resolution_0143": curves.resolution(),
+        "resolution_0143_unmasked": curves.resolution(curve="unmasked"),
+        "noise_rms": spread.noise,
+        "noise_rms_predicted": spread.predicted_noise,
+        "missing_signal_rms": spread.missing,
+        "solver": options.solver,
+        "switch": [],
+        **extra,
+        "seconds": time.monotonic() - began,
+        "peak_rss_mb": _peak_rss_mb(),
+        "outputs": outputs,
+    }
+    return conclude(run_folder, summary, json=options.json)
+
+
+def _settings(options: Options, particles: "Particles") -> "Settings":
+    """The options in the terms of the engine, checked against the particles.
+
+    Raises:
+        InputError: a diameter that makes no sense, a mask that does not fit, or a GPU that is not there.
+    """
+    from problems.cryoem.accumulation import Settings
+
+    extent = particles.box * particles.pixel_size
+    if options.diameter is not None and not 0 < options.diameter <= extent:
+        raise InputError(f"--diameter {options.diameter:g}: give Angstrom between 0 and the box, {extent:g}.")
+    mask: Any = options.mask
+    if mask not in ("sphere", "auto", "none"):
+        from problems.cryoem.mrc import read_volume
+
+        mask = read_volume(options.mask).array
+        if mask.shape != (particles.box,) * 3:
+            shape = " x ".join(map(str, mask.shape))
+            raise InputError(f"--mask {options.mask}: {shape} voxels, but the particles need {particles.box} cubed.")
+        if not (mask.min() >= 0 and 0 < mask.max() <= 1.0001):
+            raise InputError(f"--mask {options.mask}: values must lie in 0 ... 1 and not all be 0.")
+    return Settings(
+        seed=options.seed,
+        device=_device(options),
+        use_ctf=options.ctf,
+        diameter=options.diameter,
+        normalize=options.normalize,
+        mask=mask,
+    )
+
+
+def _device(options: Options) -> str:
+    """The device of the insertion; torch is imported only where it is needed."""
+    if options.device == "cpu" or (options.device == "auto" and options.solver == "direct"):
+        try:
+            from problems.cryoem import kernels  # noqa: F401
+        except ImportError:
+            _say("numba does not import here; torch does its work, several times slower.")
+            return "torch"
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if options.device == "cuda":
+        raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto.")
+    return "cpu"
+
+
+def _solve(
+    options: Options, particles: "Particles", settings: "Settings", accumulated: "Accumulated", run_folder: "Run"
+) -> tuple["Reconstruction", dict[str, Any]]:
+    """The maps, and what the summary says about how they were found."""
+    from problems.cryoem.reconstruction import regularize
+
+    if options.solver == "direct":
+        return regularize(accumulated, settings), {}
+    from problems.cryoem.stochastic import agreement, reconstruct_stochastic
+
+    found = reconstruct_stochastic(particles, settings, run_folder, accumulated=accumulated)
+    return found.reconstruction, {
+        "result": found.result.name,
+        "switch": found.switch,
+        "evaluations": sum(solution.evaluations for solution in found.solutions.values()),
+        "agreement_with_direct": agreement(found.reconstruction),
+    }
+
+
+def _draw(run_folder: "Run", particles: "Particles", result: "Reconstruction") -> None:
+    from problems.cryoem.figures import draw_fsc, draw_slices
+
+    curves = result.prior.curves
+    shown = {"unmasked": curves.unmasked}
+    if result.prior.mask is not None:
+        shown = {"corrected": curves.corrected, "masked": curves.masked, **shown, "random phases": curves.randomized}
+    caption = f"FSC of the half maps: {curves.resolution():.2f} Å at 0.143 ({next(iter(shown))})."
+    draw_fsc(run_folder.figure("fsc", caption), shown, curves.box, curves.pixel_size)
+    draw_slices(run_folder.figure("slices", "Central slices of the final map."), result.full, particles.pixel_size)
+
+
+def _say_noise(accumulated: "Accumulated") -> None:
+    """What was done to the images beyond the subtraction of their background."""
+    noise = accumulated.noise
+    if noise.note:
+        _say(noise.note)
+    if noise.rescale:
+        _say(f"background deviations differ by {noise.spread:.0%} between images; each is scaled by its own.")
+
+
+def _say(text: str) -> None:
+    from sciml.cli import say
+
+    say(f"reconstruct: {text}")
+
+
+class _progress:
+    """A progress line on a terminal, nothing elsewhere; gives the function to call with the images done."""
+
+    def __init__(self, total: int) -> None:
+        from sciml.progress import Progress
+
+        self.total, self.line, self.began = total, Progress("insertion"), time.monotonic()
+
+    def __enter__(self):
+        self.line.__enter__()
+        return self._update
+
+    def _update(self, done: int) -> None:
+        rate = done / max(time.monotonic() - self.began, 1e-6)
+        self.line.update(step=done, rate=rate, unit="images", left=(self.total - done) / rate)
+
+    def __exit__(self, *error: Any) -> None:
+        self.line.__exit__(*error)
+
+
+def _peak_rss_mb() -> float:
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

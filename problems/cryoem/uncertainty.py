@@ -1,0 +1,81 @@
+"""How far the regularised map is from the density, voxel by voxel: the posterior standard deviation, calibrated by the half maps.
+
+With a prior of precision T = 1 / tau^2 the posterior precision of a Fourier voxel is W + T (the diagonal of A'WA + 1 / tau^2), so the
+variance of a voxel of the map is (1 / P^6) sum 1 / (W + T) over the padded grid. It has two parts:
+
+* noise, sum W / (W + T)^2: what another set of particles would change. The model takes the noise of the images for it. The half
+  maps measure it: half their difference, filtered like the map, is a draw of exactly this noise (with the pose errors and the
+  flexibility that no model knows). So its local mean square, in a window of a few resolution lengths, is what is used;
+* missing signal, sum T / (W + T)^2: what the filter removed. It lies where the density lies, so it is spread like the local mean
+  square of the map, with its mean inside the mask as the prior says.
+
+The README gives the calibration: the deviation of (map - truth) / std, which should be 1.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from jaxtyping import Float
+
+from problems.cryoem import fourier
+from problems.cryoem.reconstruction import Reconstruction
+
+_WINDOW = 2.0  # resolution lengths, the deviation of the Gaussian window of all local mean squares
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """The posterior standard deviation of a map.
+
+    Attributes:
+        std: of the full map before it was multiplied by a mask, in its units.
+        noise: root mean square of the noise part inside the region of the prior, measured from the half maps.
+        predicted_noise: the same from the weights alone; equal to `noise` if the images' noise and poses are as assumed.
+        missing: root mean square of the signal that the filter removed, inside that region.
+    """
+
+    std: Float[np.ndarray, "n n n"]
+    noise: float
+    predicted_noise: float
+    missing: float
+
+
+def uncertainty(result: Reconstruction) -> Uncertainty:
+    """The standard deviation of every voxel of a reconstruction."""
+    from problems.cryoem import kernels
+
+    sums = result.accumulated.sums
+    padded = sums[0].grid.shape[0]
+    table = np.append(result.prior.precision, result.prior.precision[-1]).astype(np.float32)
+    parts = kernels.variance_sums(tuple(part.grid for part in sums), table, float(sums[0].padding))
+    predicted, missing = parts.sum(1) / float(padded) ** 6
+    box, pixel_size = result.accumulated.box, result.accumulated.pixel_size
+    # The window is counted in resolution lengths: noise is correlated over one of them.
+    width = _WINDOW * min(result.prior.curves.resolution() / pixel_size, 0.125 * box)
+    noise = local_mean_square(filtered_difference(result), width)
+    signal = local_mean_square(result.full, width)
+    region = np.square(result.prior.region)
+    level = float((signal * region).sum() / region.sum())
+    std = np.sqrt(noise + missing * signal / max(level, 1e-30))
+    measured = float((noise * region).sum() / region.sum())
+    return Uncertainty(std.astype(np.float32), measured**0.5, float(predicted) ** 0.5, float(missing) ** 0.5)
+
+
+def filtered_difference(result: Reconstruction) -> Float[np.ndarray, "n n n"]:
+    """Half the difference of the half maps, filtered like the full map: a draw of the noise in it."""
+    gain = 2.0 * result.prior.half_fsc / (1.0 + result.prior.half_fsc)
+    box = result.accumulated.box
+    radius = np.sqrt(fourier.squared_radii(box, 3))
+    spectrum = scipy.fft.rfftn(0.5 * (result.half1 - result.half2))
+    spectrum *= np.interp(radius, np.arange(len(gain)), gain, right=0.0).astype(np.float32)
+    return np.asarray(scipy.fft.irfftn(spectrum, result.half1.shape), np.float32)
+
+
+def local_mean_square(volume: Float[np.ndarray, "n n n"], width: float) -> Float[np.ndarray, "n n n"]:
+    """Mean square of a map in a Gaussian window of this deviation (voxels) about each voxel; float32, positive."""
+    from scipy.ndimage import gaussian_filter
+
+    square = np.square(volume, dtype=np.float32)
+    smooth = gaussian_filter(square, width, mode="nearest", truncate=3.0)
+    return np.maximum(smooth, 1e-6 * float(square.mean()) + 1e-30)
