@@ -65,7 +65,7 @@ def _check(*volumes: np.ndarray) -> None:
         raise InputError("A map holds values that are not finite; its FSC would mean nothing.")
 
 
-def fsc(first: Float[np.ndarray, "n n n"], second: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, " shells"]:
+def fsc(first: Float[np.ndarray, "_ _ _"], second: Float[np.ndarray, "_ _ _"]) -> Float[np.ndarray, " shells"]:
     """Fourier shell correlation of two cubic maps, one value a shell 0 ... n // 2; 0 in a shell without power.
 
     Raises:
@@ -135,9 +135,9 @@ class FSCCurves:
 
 
 def corrected_fsc(
-    first: Float[np.ndarray, "n n n"],
-    second: Float[np.ndarray, "n n n"],
-    mask: Float[np.ndarray, "n n n"],
+    first: Float[np.ndarray, "_ _ _"],
+    second: Float[np.ndarray, "_ _ _"],
+    mask: Float[np.ndarray, "_ _ _"],
     pixel_size: float,
     seed: int = 0,
 ) -> FSCCurves:

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from pathlib import Path
+from typing import Any, Literal
 
 import mrcfile
 import numpy as np
@@ -15,19 +16,28 @@ from sciml.errors import InputError
 MODES = {0: np.int8, 1: np.int16, 2: np.float32, 6: np.uint16, 12: np.float16}
 
 
+def _open(path: Path, mode: str = "r", **options: Any) -> Any:
+    """mrcfile's object, whose attributes are None until there are data, which a type checker cannot know."""
+    return mrcfile.open(path, mode=mode, **options)
+
+
+def _new(path: Path, **options: Any) -> Any:
+    return mrcfile.new(path, **options)
+
+
 def _stack(path: Path, dtype: type = np.float32, shape: tuple[int, int, int] = (3, 4, 5)) -> np.ndarray:
     values = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
-    with mrcfile.new(path, overwrite=True) as file:
+    with _new(path, overwrite=True) as file:
         file.set_data(values)
         file.set_image_stack()
         file.voxel_size = 2.5
     return values
 
 
-def _patch(path: Path, order: str = "<", **fields: int | float | bytes) -> Path:
+def _patch(path: Path, **fields: Any) -> Path:
     """Overwrite header fields in place."""
     data = bytearray(path.read_bytes())
-    header = np.frombuffer(bytes(data[:1024]), HEADER_DTYPE.newbyteorder(order)).copy()
+    header = np.frombuffer(bytes(data[:1024]), HEADER_DTYPE).copy()
     for name, value in fields.items():
         header[name] = value
     data[:1024] = header.tobytes()
@@ -56,7 +66,7 @@ def test_any_sections_in_any_order(tmp_path: Path) -> None:
 
 def test_big_endian_becomes_native(tmp_path: Path) -> None:
     values = np.arange(60, dtype=">f4").reshape(3, 4, 5)
-    with mrcfile.new(tmp_path / "a.mrcs") as file:
+    with _new(tmp_path / "a.mrcs") as file:
         file.set_data(values)
     header = read_header(tmp_path / "a.mrcs")
     assert header.dtype == np.dtype(">f4")
@@ -140,7 +150,7 @@ def test_trailing_bytes_and_missing_marks_are_noted(tmp_path: Path) -> None:
 
 def test_extended_header_is_skipped(tmp_path: Path) -> None:
     values = _stack(tmp_path / "a.mrcs")
-    with mrcfile.open(tmp_path / "a.mrcs", mode="r+") as file:
+    with _open(tmp_path / "a.mrcs", mode="r+") as file:
         file.set_extended_header(np.zeros(160, dtype="V1"))
     header = read_header(tmp_path / "a.mrcs")
     assert header.offset == 1024 + 160
@@ -160,7 +170,7 @@ def test_a_wrong_machine_stamp_is_seen_through(tmp_path: Path) -> None:
 def test_unset_pixel_size_is_unknown(tmp_path: Path, size: float) -> None:
     path = tmp_path / "a.mrcs"
     _stack(path)
-    with mrcfile.open(path, mode="r+") as file:
+    with _open(path, mode="r+") as file:
         file.voxel_size = size
     assert read_header(path).pixel_size is None
 
@@ -200,7 +210,7 @@ def test_real_maps_and_stacks(shared: Path) -> None:
     data = shared / "data"
     for path in [*data.glob("io/*/*.mrc*"), *data.glob("io/maps/*.map"), data / "p64/p64.mrcs"]:
         header = read_header(path)
-        with mrcfile.open(path, permissive=True) as file:
+        with _open(path, permissive=True) as file:
             np.testing.assert_array_equal(MappedStack(header).read(np.array([0, 1])), file.data[:2].astype(np.float32))
     assert read_header(data / "p64/p64.mrcs").pixel_size == pytest.approx(5.0)
     assert read_header(data / "io/maps/EMD-3197.map").pixel_size == pytest.approx(11.4)
@@ -216,7 +226,7 @@ def test_axes_are_brought_to_z_y_x(tmp_path: Path) -> None:
     for axes in ((1, 2, 3), (3, 1, 2), (2, 1, 3), (3, 2, 1)):
         path = tmp_path / "a.mrc"
         order = [3 - axis for axis in axes[::-1]]  # file's sections, rows, columns as axes of z y x
-        with mrcfile.new(path, overwrite=True) as file:
+        with _new(path, overwrite=True) as file:
             file.set_data(np.ascontiguousarray(values.transpose(order)))
             file.set_volume()
             file.header.mx, file.header.my, file.header.mz = 6, 5, 4
@@ -244,7 +254,7 @@ def test_written_volume_says_what_relion_and_chimerax_expect(tmp_path: Path) -> 
     path = write_volume(tmp_path / "a.mrc", values, 3.5)
     first = path.read_bytes()
     assert mrcfile.validate(path)
-    with mrcfile.open(path) as file:
+    with _open(path) as file:
         header = file.header
         assert (header.mode, header.ispg, header.mz, header.nlabl) == (2, 1, 6, 1)
         assert file.voxel_size.x == pytest.approx(3.5)
@@ -259,11 +269,11 @@ def test_written_volume_says_what_relion_and_chimerax_expect(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mode", [2, 12])
-def test_written_stack(tmp_path: Path, mode: int) -> None:
+def test_written_stack(tmp_path: Path, mode: Literal[2, 12]) -> None:
     values = np.random.default_rng(0).standard_normal((7, 6, 6)).astype(np.float32)
     path = write_stack(tmp_path / "a.mrcs", (values[start : start + 3] for start in (0, 3, 6)), (7, 6, 6), 1.5, mode)
     assert mrcfile.validate(path)
-    with mrcfile.open(path) as file:
+    with _open(path) as file:
         assert file.is_image_stack()
         assert file.header.mode == mode
         assert file.voxel_size.x == pytest.approx(1.5)

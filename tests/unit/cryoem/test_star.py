@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,9 +133,9 @@ def test_every_real_file_survives_a_rewrite(shared: Path, tmp_path: Path) -> Non
 
 def test_agrees_with_starfile(shared: Path, tmp_path: Path) -> None:
     path = shared / "data/p64/p64.star"
-    theirs = starfile.read(path, always_dict=True)
+    theirs: Any = starfile.read(path, always_dict=True)
     ours = read_star(path)
-    written = starfile.read(write_star(tmp_path / "ours.star", ours.values()), always_dict=True)
+    written: Any = starfile.read(write_star(tmp_path / "ours.star", ours.values()), always_dict=True)
     assert list(theirs) == list(ours)
     for name, frame in theirs.items():
         assert list(frame.columns) == list(ours[name].columns)
