@@ -1,7 +1,7 @@
 """What any PDE needs: derivatives, domains, sampling, quadrature, weak forms, networks, hard conditions. Torch only."""
 
 from sciml.pde.conditions import HardDirichlet
-from sciml.pde.derivatives import derivative, divergence, gradient, laplacian
+from sciml.pde.derivatives import derivative, derivatives, divergence, gradient, laplacian
 from sciml.pde.domains import Box, Interval
 from sciml.pde.networks import MLP, Kinks
 from sciml.pde.quadrature import composite_gauss, gauss_legendre
@@ -19,6 +19,7 @@ __all__ = [
     "composite_gauss",
     "concatenate",
     "derivative",
+    "derivatives",
     "divergence",
     "gauss_legendre",
     "gradient",

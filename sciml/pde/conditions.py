@@ -13,8 +13,8 @@ from sciml.pde.domains import Interval
 class HardDirichlet:
     """Turns a free field N on an interval into one with prescribed end values: u(x) = lift(x) + mask(x) N(x).
 
-    With t = (x - left end) / length the mask is t for a condition on the left, 1 - t on the right, 4 t (1 - t) on both; the
-    lift is the constant or linear function through the prescribed values.
+    With t = (x - left end) / length the mask is t for a condition on the left, 1 - t on the right, 4 t (1 - t) on
+    both; the lift is the constant or linear function through the prescribed values.
 
     Args:
         interval: where the field lives.

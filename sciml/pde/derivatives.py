@@ -1,7 +1,7 @@
 """Derivatives of fields at points, by nested reverse-mode differentiation.
 
-A field maps points of shape (*points, dim) to values of shape (*points, k) (or (*points,)), each value depending on its own
-point alone. That is what makes one reverse pass over the *sum* of the values give the derivative at every point at once.
+A field maps points of shape (*points, dim) to values of shape (*points, k) (or (*points,)), each value depending on its
+own point alone. That is what makes one reverse pass over the *sum* of the values give the derivative at every point.
 """
 
 from collections.abc import Callable
@@ -44,6 +44,22 @@ def derivative(u: Field | Tensor, x: Float[Tensor, "*points dim"], order: int = 
     return value if keep else value.detach()
 
 
+def derivatives(u: Field | Tensor, x: Float[Tensor, "*points dim"], order: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """The values of `u` and its derivatives up to `order` along one coordinate, from a single evaluation of `u`.
+
+    Arguments, shapes and errors as for `derivative`: `u, slope, curvature = derivatives(field, x, order=2)`.
+    """
+    if not 0 <= dim < x.shape[-1]:
+        raise InputError(f"dim = {dim}: the points have coordinates 0 to {x.shape[-1] - 1}.")
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        value, x = _evaluate(u, x)
+        results = [value]
+        for remaining in range(order, 0, -1):
+            results.append(_partial(results[-1], x, dim, graph=keep or remaining > 1))
+    return tuple(results) if keep else tuple(result.detach() for result in results)
+
+
 def gradient(u: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Tensor:
     """The gradient of `u`: shape (*points, dim) for a scalar field, (*points, k, dim) for one with k > 1 components.
 
@@ -58,7 +74,7 @@ def gradient(u: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Tensor:
 
 
 def divergence(flux: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
-    """The divergence of a vector field with values of shape (*points, dim). Arguments and errors as for `derivative`."""
+    """The divergence of a vector field of shape (*points, dim). Arguments and errors as for `derivative`."""
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         value, x = _evaluate(flux, x)
@@ -85,10 +101,10 @@ def laplacian(u: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Tensor:
 
 
 def _evaluate(u: Field | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The values and the points they hang on. Points that need no grad are copied, so the caller's tensor stays untouched."""
+    """The values and the points they hang on. The caller's tensor stays untouched: points without grad are copied."""
     if isinstance(u, Tensor):
         if not x.requires_grad or not u.requires_grad:
-            raise InputError("u was given as a tensor: it must be computed from an x that has requires_grad_(True) set.")
+            raise InputError("u was given as a tensor: compute it from an x on which requires_grad_(True) was called.")
         return u, x
     x = x if x.requires_grad else x.detach().requires_grad_(True)
     return u(x), x
@@ -109,7 +125,7 @@ def _partial(value: Tensor, x: Tensor, dim: int, graph: bool) -> Tensor:
 
 
 def _slope(value: Tensor, x: Tensor, graph: bool) -> Tensor:
-    """Gradient of one scalar field, shape of x; zero where the field does not depend on x (a constant, a line's curvature)."""
+    """Gradient of one scalar field, shape of x; zero where the field does not depend on x (a line's curvature)."""
     if not value.requires_grad:
         return torch.zeros_like(x)
     # The last pass of a caller without gradients frees nothing that an earlier component may still need.

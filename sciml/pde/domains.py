@@ -11,6 +11,9 @@ from torch import Tensor
 from sciml.errors import InputError
 from sciml.pde.sampling import unit_points
 
+Side = Literal["lower", "upper"]
+SIDES: tuple[Side, Side] = ("lower", "upper")
+
 
 @dataclass(frozen=True)
 class Box:
@@ -46,13 +49,13 @@ class Box:
         Args:
             size: number of points.
             generator: a CPU generator, the only source of randomness.
-            method: `auto` (stratified on a line, scrambled Sobol otherwise), `sobol`, `uniform`, `stratified` or `latin`;
-                see `sciml.pde.sampling.unit_points`.
+            method: `auto` (stratified on a line, scrambled Sobol otherwise), `sobol`, `uniform`, `stratified` or
+                `latin`; see `sciml.pde.sampling.unit_points`.
         """
         return self._scale(unit_points(size, self.dim, generator, method))
 
     def face(
-        self, axis: int, side: Literal["lower", "upper"], size: int, generator: torch.Generator, method: str = "auto"
+        self, axis: int, side: Side, size: int, generator: torch.Generator, method: str = "auto"
     ) -> Float[Tensor, "points dim"]:
         """Points on one face, e.g. the initial time of `Box((a, 0.0), (b, T))`: `face(1, "lower", 200, generator)`."""
         if not 0 <= axis < self.dim:
@@ -68,7 +71,7 @@ class Box:
 
     def boundary(self, size: int, generator: torch.Generator, method: str = "auto") -> Float[Tensor, "points dim"]:
         """Points on all faces, shared out in proportion to the areas of the faces (rounded, at least one each)."""
-        faces = [(axis, side) for axis in range(self.dim) for side in ("lower", "upper")]
+        faces: list[tuple[int, Side]] = [(axis, side) for axis in range(self.dim) for side in SIDES]
         areas = torch.tensor([self.volume / (self.upper[axis] - self.lower[axis]) for axis, _ in faces])
         ends = torch.round(torch.cumsum(areas, 0) / areas.sum() * size).long().tolist()
         counts = [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,6 +1,7 @@
 """Small networks for fields: smooth activations, inputs scaled to [-1, 1], reproducible start."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,9 @@ class MLP(nn.Module):
         InputError: the domain has another number of coordinates than `inputs`.
     """
 
+    center: Tensor
+    stretch: Tensor
+
     def __init__(
         self,
         inputs: int,
@@ -39,7 +43,7 @@ class MLP(nn.Module):
             raise InputError(f"the network has {inputs} inputs, its domain {domain.dim} coordinates.")
         widths = [inputs, *hidden, outputs]
         generator = torch.Generator().manual_seed(seed)
-        self.layers = nn.ModuleList(_glorot(a, b, generator) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(_glorot(a, b, generator) for a, b in pairwise(widths))
         self.activation = activation
         low, high = (domain.lower, domain.upper) if domain else ((-1.0,) * inputs, (1.0,) * inputs)
         self.scaled = domain is not None
@@ -58,13 +62,15 @@ class MLP(nn.Module):
 class Kinks(nn.Module):
     """Adds the input |x - p| for every position p: what follows can then kink where a coefficient of the PDE jumps.
 
-    A smooth network cannot hold a jump of its slope; a smooth function of (x, |x - p|) has exactly the jump it needs. Use it
-    in front of a network: `nn.Sequential(kinks, MLP(kinks.outputs, 1, domain=kinks.domain))`.
+    A smooth network cannot hold a jump of its slope; a smooth function of (x, |x - p|) has exactly the jump it needs.
+    Use it in front of a network: `nn.Sequential(kinks, MLP(kinks.outputs, 1, domain=kinks.domain))`.
 
     Args:
         domain: the interval of x.
         positions: where the slope may jump, inside the interval.
     """
+
+    positions: Tensor
 
     def __init__(self, domain: Box, positions: Sequence[float]) -> None:
         super().__init__()
@@ -82,7 +88,8 @@ class Kinks(nn.Module):
 
 
 def _glorot(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    # Made without memory first: the usual constructor would draw from torch's global generator.
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     nn.init.xavier_normal_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer

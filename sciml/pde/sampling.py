@@ -12,15 +12,15 @@ METHODS = ("auto", "sobol", "uniform", "stratified", "latin")
 def unit_points(size: int, dim: int, generator: torch.Generator, method: str = "auto") -> Float[Tensor, "points dim"]:
     """Points in [0, 1)^dim, each one uniformly distributed by itself, in random order, float64 on the CPU.
 
-    The order is random so that any part of the points is again spread over the whole cube: micro-batches are cut from it.
+    The order is random, so that any part of the points is again spread over the whole cube.
 
     Args:
         size: number of points, at least 1.
         dim: number of coordinates.
         generator: a CPU generator; all randomness comes from it.
-        method: `uniform` draws independently; `stratified` one point in each cell of a grid (jittered; what the grid cannot
-            hold is drawn uniformly); `latin` one in each of `size` slices of every axis; `sobol` a freshly scrambled Sobol
-            sequence; `auto` takes stratified on a line and Sobol in more dimensions.
+        method: `uniform` draws independently; `stratified` one point in each cell of a grid (jittered; what the grid
+            cannot hold is drawn uniformly); `latin` one in each of `size` slices of every axis; `sobol` a freshly
+            scrambled Sobol sequence; `auto` takes stratified on a line and Sobol in more dimensions.
 
     Raises:
         InputError: an unknown method or a size below 1.

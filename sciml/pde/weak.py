@@ -6,8 +6,8 @@ A weak form then reads like the formula. For -(k u')' = f, virtual work against 
     residual = v.integrate(k(v.x) * derivative(u, v.x) * v.slope - f(v.x) * v.value)     # shape (tests,)
     loss = residual.square().mean()
 
-The items of such a loss are the test functions: a batch is a subset of them, never a subset of quadrature points, because
-the square of a mean is not the mean of squares.
+The items of such a loss are the test functions: a batch is a subset of them, never a subset of quadrature points,
+because the square of a mean is not the mean of squares.
 """
 
 import math
@@ -60,7 +60,7 @@ def hats(
 
     Args:
         nodes: ascending mesh nodes.
-        points: Gauss points on each of the two halves of a support (its two cells; for an end node the halves of its one).
+        points: Gauss points on each half of a support (its two cells; for an end node the halves of its only cell).
         left, right: whether the end node has a (half) hat. Leave it out where the solution is prescribed.
 
     Raises:
@@ -86,8 +86,8 @@ def hats(
 def bubbles(nodes: Sequence[float] | Float[Tensor, "nodes"], degree: int = 2, points: int = 8) -> TestFunctions:
     """Polynomials of degree 2 to `degree` on every cell that vanish at its ends (integrated Legendre polynomials).
 
-    On a cell of length h the integral of v'^2 is 2 / h, as for a hat function between two such cells; slopes of different
-    degrees are orthogonal. Order: by cell, then by degree.
+    On a cell of length h the integral of v'^2 is 2 / h, as for a hat function between two such cells; slopes of
+    different degrees are orthogonal. Order: by cell, then by degree.
 
     Args:
         nodes: ascending mesh nodes.
