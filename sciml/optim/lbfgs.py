@@ -112,7 +112,7 @@ class CompactLBFGS(InverseHessian):
         """Slot order and the pending slot."""
         return {"order": list(self.order), "pending": self.pending}
 
-    def restore(self, tensors: dict[str, Tensor], numbers: dict, gradient: Tensor | None) -> None:
+    def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
         """Take back a checkpoint."""
         self.rows.copy_(tensors["rows"])
         self.gram.copy_(tensors["gram"])

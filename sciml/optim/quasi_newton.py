@@ -52,8 +52,8 @@ class InverseHessian(ABC):
         """State numbers for a checkpoint."""
 
     @abstractmethod
-    def restore(self, tensors: dict[str, Tensor], numbers: dict, gradient: Tensor | None) -> None:
-        """Take back what `tensors` and `numbers` gave; `gradient` is the one at the checkpoint's point."""
+    def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
+        """Take back what `tensors` and `numbers` gave."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,16 @@ class Pair:
     """A curvature pair and what is known with it.
 
     Attributes:
-        s: step x+ - x. y: gradient difference g+ - g, both on the same samples. gradient: g+.
-        direction: p = -H g, with s = step * p. step: length taken. slope: p' g.
+        s: step x+ - x = step * p along the direction p = -H g.
+        y: gradient difference g+ - g, both on the same samples.
+        gradient: g+.
+        step: length taken.
+        slope: p' g.
     """
 
     s: Tensor
     y: Tensor
     gradient: Tensor
-    direction: Tensor
     step: float
     slope: float
 
@@ -146,7 +148,7 @@ class QuasiNewton:
             return Iteration(Status.RESTARTED, value, -slope, spent, ending=found.ending)
         torch.add(origin, direction, alpha=trial.step, out=self.vector)
         self.value, self.gradient = trial.value, trial.gradient
-        pair = Pair(direction * trial.step, trial.gradient - gradient, trial.gradient, direction, trial.step, slope)
+        pair = Pair(direction * trial.step, trial.gradient - gradient, trial.gradient, trial.step, slope)
         self.inverse_hessian.update(pair)
         return Iteration(Status.PROGRESS, trial.value, -slope, spent, trial.step, found.ending)
 
@@ -166,7 +168,7 @@ class QuasiNewton:
         gradient = tensors.get("gradient")
         self.gradient = None if gradient is None else gradient.to(self.vector)
         self.value = numbers["value"]
-        self.inverse_hessian.restore(tensors, numbers, self.gradient)
+        self.inverse_hessian.restore(tensors, numbers)
 
     def _search(self, origin: Tensor, direction: Tensor, start: Trial, first: float) -> Search:
         def trial(step: float) -> Trial:

@@ -1,15 +1,20 @@
-"""Self-scaled Broyden updates of a dense inverse Hessian: the finisher for models of up to a few thousand parameters.
+"""Self-scaled updates of a dense inverse Hessian: the finisher for models of up to a few thousand parameters.
 
-With b = s'Bs / y's, h = y'Hy / y's and v = sqrt(y'Hy) (s / y's - Hy / y'Hy):
+With b = s'Bs / y's, h = y'Hy / y's and v = sqrt(y'Hy) (s / y's - Hy / y'Hy) the scaled Broyden class is
 
-    H+ = (1 / tau) [H - Hy y'H / y'Hy + q v v'] + s s' / y's,
+    H+ = (1 / tau) [H - Hy y'H / y'Hy + q v v'] + s s' / y's .
 
-where tau and q are Al-Baali's choices as used for networks by Urban, Stefanou and Pons (2024, arXiv 2405.04230).
-Since p = -H g is known from the step just taken, Hy = H g+ + p and b = -a p'g / y's, so an iteration reads H once (H
-g+) and rewrites it once (a rank- two `addmm`).
+q = 1 is BFGS. The default, `damped_scaling`, is BFGS with tau = b^(-1/2): half (in the logarithm) of the scaling of
+Oren and Luenberger. Al-Baali's choice of tau and q, used for networks by Urban, Stefanou and Pons (2024, arXiv
+2405.04230), is `broyden_scaling`; from a cold start its tau < 1 feeds on itself (H grows until line searches cut
+steps to 1e-14), which the damped one does not do. `benchmarks/self_scaling.py` measures both.
+
+b costs nothing, since s = a p and p = -H g give s'Bs = -a s'g; an iteration reads H twice and rewrites it once (a
+rank-two `addmm`). Hy is a product of its own and not H g+ + p: where steps are short that difference cancels.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,8 +22,14 @@ from torch import Tensor
 from sciml.optim.quasi_newton import InverseHessian, Pair
 
 
+def damped_scaling(b: float, h: float, n: int) -> tuple[float, float]:
+    """(tau, q) = (b^(-1/2), 1) where the curvature along the step says that H is too small (b > 1) or far too large
+    (b < 1/10); (1, 1), plain BFGS, between."""
+    return (1 / math.sqrt(b) if b > 1 or b < 0.1 else 1.0), 1.0
+
+
 def broyden_scaling(b: float, h: float, n: int) -> tuple[float, float]:
-    """(tau, q) of the self-scaled Broyden update for b = s'Bs / y's, h = y'Hy / y's and n unknowns."""
+    """(tau, q) of Al-Baali's self-scaled Broyden update for b = s'Bs / y's, h = y'Hy / y's and n unknowns."""
     a = max(h * b - 1, 1e-16)
     c = math.sqrt(a / (a + 1))
     rho = min(1.0, h / ((a + 1) * (1 + c)))  # h (1 - c) without cancellation
@@ -33,38 +44,41 @@ def broyden_scaling(b: float, h: float, n: int) -> tuple[float, float]:
 
 
 class DenseSelfScaled(InverseHessian):
-    """A dense inverse Hessian, n x n in the parameters' dtype, updated by the self-scaled Broyden formula."""
+    """A dense inverse Hessian, n x n in the parameters' dtype.
 
-    def __init__(self, vector: Tensor) -> None:
+    Args:
+        vector: the parameters, shape (n,): gives size, dtype and device.
+        scaling: (tau, q) from (b, h, n).
+    """
+
+    def __init__(
+        self, vector: Tensor, scaling: Callable[[float, float, int], tuple[float, float]] = damped_scaling
+    ) -> None:
+        self.scaling = scaling
         self.n = vector.numel()
         self.matrix = torch.eye(self.n, dtype=vector.dtype, device=vector.device)
         self.fresh = True
-        self.known: tuple[Tensor, Tensor] | None = None  # a gradient and H times it
 
     def product(self, gradient: Tensor) -> Tensor:
-        """H g; free for the gradient of the latest pair."""
-        if self.fresh:
-            return gradient.clone()
-        if self.known is not None and self.known[0] is gradient:
-            return self.known[1].clone()
-        return self.matrix @ gradient
+        """H g."""
+        return gradient.clone() if self.fresh else self.matrix @ gradient
 
     def update(self, pair: Pair) -> bool:
         """Rank-two update; refused when y's or y'Hy is not positive (then H is kept, or reset)."""
         if self.fresh:
             return self._start(pair)
-        image = self.matrix @ pair.gradient
         hy = self.matrix @ pair.y
         s, y = pair.s, pair.y
         ys, yhy, ss, yy = torch.stack((y @ s, y @ hy, s @ s, y @ y)).tolist()
-        self.known = (pair.gradient, image)
         if not ys > 1e-12 * math.sqrt(ss * yy):
             return False
         if not yhy > 0:
             self.reset()
             return False
         b = -pair.step * pair.slope / ys
-        tau, q = broyden_scaling(b, yhy / ys, self.n)
+        if not b > 0:
+            return False
+        tau, q = self.scaling(b, yhy / ys, self.n)
         if not (math.isfinite(tau) and math.isfinite(q) and tau > 0):
             self.reset()
             return False
@@ -74,7 +88,6 @@ class DenseSelfScaled(InverseHessian):
         left = torch.stack((s, hy), 1)
         right = torch.stack((css * s + csh * hy, csh * s + chh * hy))
         torch.addmm(self.matrix, left, right, beta=1 / tau, out=self.matrix)
-        self.known = (pair.gradient, torch.addmv(image, left, right @ pair.gradient, beta=1 / tau))
         return True
 
     def _start(self, pair: Pair) -> bool:
@@ -91,32 +104,22 @@ class DenseSelfScaled(InverseHessian):
         right = torch.stack(((yhy / ys + 1) / ys * s - hy / ys, -s / ys))
         torch.addmm(self.matrix, left, right, out=self.matrix)
         self.fresh = False
-        self.known = None
         return True
 
     def reset(self) -> None:
         """Forget all curvature: the next direction is steepest descent."""
         self.fresh = True
-        self.known = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The matrix and the latest known product."""
-        if self.fresh:
-            return {}
-        state = {"matrix": self.matrix}
-        if self.known is not None:
-            state["known"] = self.known[1]
-        return state
+        """The matrix, once there is curvature in it."""
+        return {} if self.fresh else {"matrix": self.matrix}
 
     def numbers(self) -> dict:
         """Whether any curvature is held."""
         return {"fresh": self.fresh}
 
-    def restore(self, tensors: dict[str, Tensor], numbers: dict, gradient: Tensor | None) -> None:
-        """Take back a checkpoint; `gradient` is the one that the known product belongs to."""
+    def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
+        """Take back a checkpoint."""
         self.fresh = bool(numbers["fresh"])
         if "matrix" in tensors:
             self.matrix.copy_(tensors["matrix"])
-        self.known = None
-        if "known" in tensors and gradient is not None:
-            self.known = (gradient, tensors["known"].to(self.matrix.device))

@@ -8,7 +8,7 @@ import torch
 from sciml.optim.lbfgs import CompactLBFGS
 from sciml.optim.line_search import Ending, Trial, Wolfe, search
 from sciml.optim.quasi_newton import Pair, QuasiNewton, Status
-from sciml.optim.self_scaled import DenseSelfScaled
+from sciml.optim.self_scaled import DenseSelfScaled, broyden_scaling, damped_scaling
 
 METHODS = {"lbfgs": lambda x: CompactLBFGS(x, 10), "self_scaled": DenseSelfScaled}
 
@@ -100,7 +100,7 @@ def test_compact_form_equals_the_two_loop_recursion(condition, preconditioned, c
     for s, y, _ in pairs(matrix, count):
         method.product(g)
         following = g + y
-        method.update(Pair(s, y, following, s, 1.0, -1.0))
+        method.update(Pair(s, y, following, 1.0, -1.0))
         kept, g = [*kept, (s, y)][-m:], following
     s, y = kept[-1]
     p = diagonal if preconditioned else torch.ones(n, dtype=torch.float64)
@@ -126,14 +126,23 @@ def test_secant_equation_and_positive_definiteness(name):
         assert float(probe @ method.inverse_hessian.product(probe)) > 0
 
 
-def test_known_product_is_the_product_with_the_matrix():
-    _, method = minimiser(rosenbrock, torch.full((8,), -0.7, dtype=torch.float64), DenseSelfScaled)
-    for _ in range(10):
+@pytest.mark.parametrize("scaling", [damped_scaling, broyden_scaling])
+def test_every_scaling_keeps_the_secant_equation(scaling):
+    x, method = minimiser(
+        rosenbrock, torch.full((8,), -0.7, dtype=torch.float64), lambda v: DenseSelfScaled(v, scaling)
+    )
+    method.iterate()
+    for _ in range(20):
+        before, gradient = x.clone(), method.gradient.clone()
         method.iterate()
-    dense = method.inverse_hessian
-    assert dense.known is not None
-    gradient = method.gradient
-    assert torch.allclose(dense.product(gradient), dense.matrix @ gradient, rtol=1e-10, atol=1e-14)
+        s, y = x - before, method.gradient - gradient
+        assert torch.allclose(method.inverse_hessian.matrix @ y, s, rtol=1e-7, atol=1e-10)
+
+
+def test_damped_scaling_corrects_towards_the_curvature_seen():
+    assert damped_scaling(4.0, 1.0, 10) == (0.5, 1.0)  # H too small along the step: it grows
+    assert damped_scaling(0.01, 1.0, 10) == (10.0, 1.0)  # far too large: it shrinks
+    assert damped_scaling(0.5, 1.0, 10) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("name", METHODS)
