@@ -21,6 +21,8 @@ OVERFIT = 5.0
 """Loss on fresh samples over loss on the set, twice running, that means the set is over-fitted."""
 EXHAUSTED = 0.1
 """||g||^2 / noise energy of the set below which the set says nothing more, if fresh samples do not improve either."""
+STALE = 3
+"""Looks at fresh samples without a gain of 5 % after which the set is asked whether it is exhausted."""
 
 
 class DeterministicRunner:
@@ -40,7 +42,7 @@ class DeterministicRunner:
         self.scale = scale
         self.small, self.flat_steps, self.weak = 0, 0, 0
         self.restarts, self.last_restart = 0, -100
-        self.overfits = 0
+        self.overfits, self.stale = 0, 0
         self.fresh_loss = math.inf
         self.best: list[float] = []  # [smallest decrement, its loss, iteration] of the last time it halved
         self.decrement = math.inf
@@ -161,13 +163,14 @@ class DeterministicRunner:
         count."""
         fresh = self._fresh()
         improved = fresh < self.fresh_loss - 0.05 * abs(self.fresh_loss) or not math.isfinite(self.fresh_loss)
+        self.stale = 0 if improved else self.stale + 1
         self.fresh_loss = min(fresh, self.fresh_loss)
         positive = self.loss > 0 and fresh > 0
         self.overfits = self.overfits + 1 if positive and fresh > OVERFIT * self.loss else 0
         if self.overfits >= 2:
             self.overfits = 0
             reason = f"fresh samples have {fresh / self.loss:.3g} times the loss of the fixed set"
-        elif not improved and self._exhausted():
+        elif self.stale >= STALE and self._exhausted():
             reason = "the gradient is below its own sampling noise and fresh samples do not improve"
         else:
             return None
@@ -205,7 +208,7 @@ class DeterministicRunner:
         fixed.append(before)
         self._record("grow", set=fixed.size, reason=f"{reason}: {before} -> {fixed.size} items")
         self.method.refresh()
-        self.fresh_loss, self.small, self.flat_steps, self.best = math.inf, 0, 0, []
+        self.fresh_loss, self.stale, self.small, self.flat_steps, self.best = math.inf, 0, 0, 0, []
         return True
 
     def tensors(self) -> dict[str, Tensor]:
@@ -236,6 +239,7 @@ _COUNTERS = (
     "restarts",
     "last_restart",
     "overfits",
+    "stale",
     "fresh_loss",
     "best",
     "decrement",
