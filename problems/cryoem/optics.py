@@ -104,21 +104,22 @@ def spread(optics: Table, particles: Table, need_ctf: bool, faults: Faults) -> O
     if need_ctf:
         wanted |= dict.fromkeys(("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"), IMPORT_JOB)
     missing_columns(optics, wanted, faults, "data_optics" if any(optics.lines) else "rows of a RELION 3.0 file")
+    if not len(optics):
+        faults.error(optics.path, "data_optics", "the table has no rows.", IMPORT_JOB)
     if len(faults.errors) > before:
         return None
     try:
         ids = optics.integers("rlnOpticsGroup")
         numbers = {label: optics.numbers(label) for label in (*_RANGES, "rlnImageSize") if label in optics}
         group = _groups(optics, particles, ids, faults)
+        rows = _rows_of_groups(optics, particles, ids, group, faults)
+        if rows is None:
+            return None
+        used = np.unique(rows)
+        _check_ranges(optics, numbers, used, faults)
+        _check_features(optics, used, faults)
     except FaultError as error:
         faults.found.append(error.fault)
-        return None
-    rows = _rows_of_groups(optics, particles, ids, group, faults)
-    if rows is None:
-        return None
-    used = np.unique(rows)
-    _check_ranges(optics, numbers, used, faults)
-    _check_features(optics, used, faults)
     if len(faults.errors) > before:
         return None
     values = {label: column[rows] for label, column in numbers.items()}

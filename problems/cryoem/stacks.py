@@ -1,6 +1,7 @@
 """From `000012@path.mrcs` to a checked stack and a place in it."""
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def _split(name: str) -> tuple[int | None, str]:
     index, at, stack = name.partition("@")
     if not at:
         return 1, name
-    return (int(index) if index.lstrip("-").isascii() and index.lstrip("-").isdigit() else None), stack
+    return (int(index) if re.fullmatch("-?[0-9]{1,18}", index) else None), stack
 
 
 def _candidates(name: str, star: Path, datadir: Path | None) -> list[Path]:

@@ -60,7 +60,10 @@ class Table:
             InputError: a value is not a finite number; the message names its line.
         """
         values = self.columns[label]
+        text = "".join(values)
         try:
+            if "_" in text or not text.isascii():  # Python reads 1_0 and other scripts' digits, RELION does not
+                raise ValueError(label)
             numbers = np.array(values, dtype=np.float64)
         except ValueError:
             numbers = np.array([_number(value) for value in values], dtype=np.float64)
@@ -131,7 +134,8 @@ def quote(value: str) -> str:
 
 def _number(value: str) -> float:
     """A number, or NaN for what is none."""
+    text = cif.as_string(value)
     try:
-        return float(cif.as_string(value))
+        return float(text) if text.isascii() and "_" not in text else float("nan")
     except ValueError:
         return float("nan")

@@ -126,6 +126,20 @@ def test_relion30_becomes_31_as_relion_itself_converts_it(shared: Path, tmp_path
         np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-5)
 
 
+def test_faults_of_the_optics_table(particle_files: Path) -> None:
+    row = "1 opticsGroup1 300.000000 2.700000 0.100000 4.000000 16 2"
+    for new, message in (
+        ("", "data_optics: the table has no rows"),
+        (f"{row}\n{row}", r"line 16 \(row 2 of data_optics\): optics group 1 occurs twice"),
+        (row[:-1] + "?", "line 15 .*rlnImageDimensionality is '[?]'"),
+        (row[:-1] + "2_0", "line 15 .*rlnImageDimensionality is '2_0'"),
+    ):
+        text = (particle_files / "particles.star").read_text()
+        with pytest.raises(InputError, match=message):
+            read_particles(_edit(particle_files, row, new))
+        (particle_files / "particles.star").write_text(text)
+
+
 def test_optics_groups_give_their_values_to_their_particles(shared: Path) -> None:
     particles = read_particles(shared / "data/io/aspire/sample_particles_relion31.star")
     frames = _frames(shared / "data/io/aspire/sample_particles_relion31.star")
@@ -186,6 +200,7 @@ def test_faults_of_single_values(particle_files: Path) -> None:
         ("rlnAngleRot", {4: "nan"}, r"line 39 \(row 5 of data_particles\): rlnAngleRot is 'nan', not a finite number"),
         ("rlnDefocusU", {0: "abc"}, r"line 35 .*rlnDefocusU is 'abc'"),
         ("rlnOpticsGroup", {7: "2"}, r"line 42 .*rlnOpticsGroup 2 is not in data_optics"),
+        ("rlnImageName", {2: "9" * 30 + "@particles.mrcs"}, "line 37 .*not like 000001@stack.mrcs"),
         ("rlnRandomSubset", {1: "0"}, r"line 36 .*rlnRandomSubset is 0; all rows must be 1 or 2"),
         ("rlnRandomSubset", dict.fromkeys(range(12), "1"), r"12 particle\(s\) in half 1 and 0 in half 2"),
     ):

@@ -105,7 +105,15 @@ def test_single_values_and_unnamed_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [("abc", "numbers"), ("nan", "numbers"), ("inf", "numbers"), ("1.5", "integers")]
+    ("value", "kind"),
+    [
+        ("abc", "numbers"),
+        ("1_0", "numbers"),
+        ("１", "numbers"),
+        ("nan", "numbers"),
+        ("inf", "numbers"),
+        ("1.5", "integers"),
+    ],
 )
 def test_values_that_are_no_numbers_name_their_line(tmp_path: Path, value: str, kind: str) -> None:
     table = read_star(_write(tmp_path, f"data_p\nloop_\n_a\n1\n{value}\n"))["p"]
