@@ -102,7 +102,9 @@ class Table:
 
     def without(self, labels: Iterable[str]) -> "Table":
         """The table without some columns; labels it does not have are ignored."""
-        dropped = set(labels)
+        dropped = set(labels) & self.columns.keys()
+        if not dropped:
+            return self  # the columns of a file stay unread
         return replace(self, columns={k: v for k, v in self.columns.items() if k not in dropped})
 
     def select(self, rows: Int[np.ndarray, " kept"]) -> "Table":
