@@ -7,6 +7,7 @@ so that one compiled version serves; `nogil` lets the two half sets run in two t
 """
 
 import math
+from typing import no_type_check  # numba cannot compile what a run-time type checker has wrapped
 
 import numba
 import numpy as np
@@ -15,6 +16,7 @@ _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"
 
 
 @numba.njit(inline="always")
+@no_type_check
 def _cell(x, y, z, size):
     """Lower corner, upper corner and fraction of the cell that holds a point with x >= 0, wrapped in y and z."""
     x0 = int(x)
@@ -31,6 +33,7 @@ def _cell(x, y, z, size):
 
 
 @numba.njit(**_OPTIONS)
+@no_type_check
 def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
     """Add CTF- and noise-weighted image values to a grid of (real part, imaginary part, weight).
 
@@ -85,6 +88,7 @@ def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
 
 
 @numba.njit(**_OPTIONS)
+@no_type_check
 def gather(spectrum, axes, kx, ky, out):
     """Trilinear values of a half spectrum on central slices: out (batch, points) complex."""
     size = spectrum.shape[0]
@@ -108,6 +112,7 @@ def gather(spectrum, axes, kx, ky, out):
 
 
 @numba.njit(**_OPTIONS)
+@no_type_check
 def scatter(grid, axes, kx, ky, values):
     """Transpose of `gather`: add values (batch, points) to a half spectrum, in place."""
     size = grid.shape[0]
@@ -128,11 +133,13 @@ def scatter(grid, axes, kx, ky, values):
 
 
 @numba.njit(inline="always")
+@no_type_check
 def _signed(index, size):
     return index if index <= size // 2 else index - size
 
 
 @numba.njit(**_OPTIONS)
+@no_type_check
 def shell_sums(grid, pad, count):
     """Sum of the weights and number of voxels of the whole (not half) grid in each shell round(|q| / pad); float64."""
     size = grid.shape[0]
@@ -150,6 +157,7 @@ def shell_sums(grid, pad, count):
 
 
 @numba.njit(**_OPTIONS)
+@no_type_check
 def divide(grids, precision, pad, out):
     """Voxelwise Wiener solve: out = sum of values / (sum of weights + precision of the shell), 0 beyond the last shell.
 
@@ -181,6 +189,7 @@ def divide(grids, precision, pad, out):
 
 
 @numba.njit(**_OPTIONS)
+@no_type_check
 def variance_sums(grids, precision, pad):
     """Sums over the whole grid of W / (W + T)^2 and T / (W + T)^2, with W the weights and T the prior precision; float64.
 
