@@ -77,7 +77,10 @@ def draw_slices(path: str | Path, volume: Float[np.ndarray, "n n n"], pixel_size
     box = len(volume)
     middle = box // 2
     cuts = {"xy": volume[middle], "xz": volume[:, middle], "yz": volume[:, :, middle]}
-    low, high = np.percentile(np.stack(list(cuts.values())), (0.5, 99.7))
+    values = np.stack(list(cuts.values()))
+    low, high = np.percentile(values, (0.5, 99.7))
+    if low == high:  # almost everything is one value
+        low, high = values.min(), values.max()
     figure = _figure(9.0, 3.2)
     length = _round_length(0.3 * box * pixel_size)
     for place, (name, cut) in enumerate(cuts.items()):
