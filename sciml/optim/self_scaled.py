@@ -1,31 +1,20 @@
-"""Self-scaled updates of a dense inverse Hessian: the finisher for models of up to a few thousand parameters.
+"""Self-scaled Broyden updates of a dense inverse Hessian: the finisher for models of up to a few thousand parameters.
 
-With b = s'Bs / y's, h = y'Hy / y's and v = sqrt(y'Hy) (s / y's - Hy / y'Hy) the scaled Broyden class is
+With b = s'Bs / y's, h = y'Hy / y's and v = sqrt(y'Hy) (s / y's - Hy / y'Hy):
 
-    H+ = (1 / tau) [H - Hy y'H / y'Hy + q v v'] + s s' / y's .
+    H+ = (1 / tau) [H - Hy y'H / y'Hy + q v v'] + s s' / y's,
 
-q = 1 is BFGS. The default, `damped_scaling`, is BFGS with tau = b^(-1/2): half (in the logarithm) of the scaling of
-Oren and Luenberger. Al-Baali's choice of tau and q, used for networks by Urban, Stefanou and Pons (2024, arXiv
-2405.04230), is `broyden_scaling`; from a cold start its tau < 1 feeds on itself (H grows until line searches cut
-steps to 1e-14), which the damped one does not do. `benchmarks/self_scaling.py` measures both.
-
-b costs nothing, since s = a p and p = -H g give s'Bs = -a s'g; an iteration reads H twice and rewrites it once (a
+where tau and q are Al-Baali's choices as used for networks by Urban, Stefanou and Pons (2024, arXiv 2405.04230). b
+costs nothing, since s = a p and p = -H g give s'Bs = -a^2 p'g; an iteration reads H twice and rewrites it once (a
 rank-two `addmm`). Hy is a product of its own and not H g+ + p: where steps are short that difference cancels.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from sciml.optim.quasi_newton import InverseHessian, Pair
-
-
-def damped_scaling(b: float, h: float, n: int) -> tuple[float, float]:
-    """(tau, q) = (b^(-1/2), 1) where the curvature along the step says that H is too small (b > 1) or far too large
-    (b < 1/10); (1, 1), plain BFGS, between."""
-    return (1 / math.sqrt(b) if b > 1 or b < 0.1 else 1.0), 1.0
 
 
 def broyden_scaling(b: float, h: float, n: int) -> tuple[float, float]:
@@ -44,17 +33,9 @@ def broyden_scaling(b: float, h: float, n: int) -> tuple[float, float]:
 
 
 class DenseSelfScaled(InverseHessian):
-    """A dense inverse Hessian, n x n in the parameters' dtype.
+    """A dense inverse Hessian, n x n in the parameters' dtype."""
 
-    Args:
-        vector: the parameters, shape (n,): gives size, dtype and device.
-        scaling: (tau, q) from (b, h, n).
-    """
-
-    def __init__(
-        self, vector: Tensor, scaling: Callable[[float, float, int], tuple[float, float]] = damped_scaling
-    ) -> None:
-        self.scaling = scaling
+    def __init__(self, vector: Tensor) -> None:
         self.n = vector.numel()
         self.matrix = torch.eye(self.n, dtype=vector.dtype, device=vector.device)
         self.fresh = True
@@ -75,10 +56,10 @@ class DenseSelfScaled(InverseHessian):
         if not yhy > 0:
             self.reset()
             return False
-        b = -pair.step * pair.slope / ys
+        b = -(pair.step**2) * pair.slope / ys
         if not b > 0:
             return False
-        tau, q = self.scaling(b, yhy / ys, self.n)
+        tau, q = broyden_scaling(b, yhy / ys, self.n)
         if not (math.isfinite(tau) and math.isfinite(q) and tau > 0):
             self.reset()
             return False
