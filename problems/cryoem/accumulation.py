@@ -25,9 +25,9 @@ class Settings:
         seed: draws the half sets when the particles have none, and the random phases of the corrected FSC.
         device: "cpu" for the compiled loop; "torch" for torch on the CPU; "cuda".
         use_ctf: False for images without a CTF (clean projections).
-        diameter: of the particle in Angstrom, beyond which an image is background; None: the circle that touches the box.
-        normalize: whether each image is scaled by its own background deviation; auto: when these differ by more than 10 %.
-        mask: for the full map and the corrected FSC: "sphere", "auto" (found in the map), "none", or an array in 0 ... 1.
+        diameter: of the particle, Angstrom, beyond which an image is background; None: the circle that touches the box.
+        normalize: whether each image is scaled to one noise level; auto: when theirs differ by more than 10 %.
+        mask: for full map and corrected FSC: "sphere", "auto" (found in the map), "none", or an array in 0 ... 1.
         batch_mb: megabytes of images in memory at once.
     """
 

@@ -3,9 +3,10 @@
     gamma = -pi lambda df(alpha) s^2 + pi/2 Cs lambda^3 s^4 - phase shift - atan(Q0 / sqrt(1 - Q0^2))
     CTF   = -sin(gamma) * scale * exp(-B s^2 / 4)
 
-with s = |k| / (n * pixel size) in 1/A, alpha its angle from the x axis, df(alpha) = (U + V)/2 + (U - V)/2 cos 2(alpha - alpha_U),
-positive = underfocus. Units: Angstrom, radian, volt. df s^2 is a quadratic form in (kx, ky), so each image needs only a few
-coefficients (`CTF.coefficients`) and one sine a point; kernels evaluate the same form (`insertion.py`).
+with s = |k| / (n * pixel size) in 1/A, alpha its angle from the x axis and, positive for underfocus,
+df(alpha) = (U + V)/2 + (U - V)/2 cos 2(alpha - alpha_U). Units: Angstrom, radian, volt. df s^2 is a quadratic form in
+(kx, ky), so each image needs only a few coefficients (`CTF.coefficients`) and one sine a point; the compiled loop of
+the insertion (`kernels.py`) evaluates the same form.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 COEFFICIENTS = 10
-"""Columns of `CTF.coefficients`: xx, xy, yy of the defocus phase; xx, xy, yy of s^2; quartic; constant; B / 4; scale."""
+"""Columns of `CTF.coefficients`: xx, xy, yy of the defocus phase; the same of s^2; quartic; constant; B / 4; scale."""
 
 
 def wavelength(voltage: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -58,7 +59,7 @@ class CTF:
         Args:
             size: box in pixels.
             pixel_size: Angstrom; one number or one per particle.
-            magnification: anisotropic magnification (2, 2) or (particles, 2, 2); frequencies (kx, ky) are multiplied by it.
+            magnification: anisotropic, (2, 2) or (particles, 2, 2); frequencies (kx, ky) are multiplied by it.
         """
         angle = np.asarray(self.defocus_angle, np.float64)
         mean = 0.5 * (np.asarray(self.defocus_u, np.float64) + self.defocus_v)

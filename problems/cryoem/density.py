@@ -1,11 +1,13 @@
 """The density as a stochastic problem: voxels are the parameters, particle images the items, poses and noise are known.
 
-    J(V) = mean over images i of  1/(2 n^2) sum_k |y_i(k) - CTF_i(k) (P V)(A_i^T k)|^2 / sigma^2(k)   +   <V, T V> / (2 N n^2)
+    J(V) = mean over images i of 1/(2 n^2) sum_k |y_i(k) - CTF_i(k) (P V)(A_i^T k)|^2 / sigma^2(k)
+           + <V, T V> / (2 N n^2)
 
-over the whole Fourier disc of an n x n image; N images, T the prior precision 1 / tau^2 as an operator on voxels. The second term
-does not depend on the image, so the whole is a mean over items. Up to the interpolation, the minimiser is the direct solve of
-`reconstruction.py` with the same precision. The Hessian is nearly diagonal in Fourier space: (W + T) with W the gridded CTF^2 weight;
-its inverse is the preconditioner, without which plain gradient descent stalls at high resolution (the weights span decades).
+over the whole Fourier disc of an n x n image; N images, T the prior precision 1 / tau^2 as an operator on voxels. The
+second term does not depend on the image, so the whole is a mean over items. Up to the interpolation, the minimiser is
+the direct solve of `reconstruction.py` with the same precision. The Hessian is nearly diagonal in Fourier space: (W +
+T) with W the gridded CTF^2 weight; its inverse is the preconditioner, without which plain gradient descent stalls at
+high resolution (the weights span decades).
 
 The gradient is written by hand with the projector's adjoint; autograd would store the eight corners of every point.
 """
@@ -28,8 +30,9 @@ from problems.cryoem.projection import Projector, correct_gridding
 _MEMORY_MB = 2048.0  # of Fourier values; beyond it, images are read from disk whenever they are drawn
 
 FLOOR = 0.05
-"""Prior precision of half maps as a fraction of the mean weight of the shell. A batch sees few of the images that fill a sparse
-Fourier voxel; with the floor of the direct path (.001) its noisy Hessian there exceeds the preconditioner and the steps diverge."""
+"""Prior precision of half maps as a fraction of the mean weight of the shell. A batch sees few of the images that fill
+a sparse Fourier voxel; with the floor of the direct path (.001) its noisy Hessian there exceeds the preconditioner and
+the steps diverge."""
 
 
 class Density(torch.nn.Module):
@@ -76,6 +79,8 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         size: number of images.
     """
 
+    size: int
+
     def __init__(
         self,
         particles: Particles,
@@ -90,7 +95,8 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
             particles: where images are read.
             accumulated: half sets, noise and weights of the same particles; the sums of their pixels are not used.
             half: 1 or 2 for the images of one half set; None for all.
-            precision: 1 / tau^2 in each shell, as from `reconstruction.prior_precision`; None: `FLOOR` of the mean weight of the shell.
+            precision: 1 / tau^2 in each shell, as from `reconstruction.prior_precision`; None: `FLOOR` of the mean
+                weight of the shell.
             use_ctf: False for images without a CTF.
         """
         self.particles, self.noise = particles, accumulated.noise
@@ -197,8 +203,9 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
     def preconditioner(self, model: Density) -> Callable[[Tensor], Tensor]:
         """Flat voxels -> D F^-1 [F D v / (W + 1/tau^2)], times the number of pixels: close to the inverse Hessian.
 
-        D, the roll-off of the interpolation, is 1 in the middle of the box. At its corners, where interpolation errors raise
-        the Hessian, it keeps the largest eigenvalue of preconditioner times Hessian below 2, so that a step of 1 is stable.
+        D, the roll-off of the interpolation, is 1 in the middle of the box. At its corners, where interpolation errors
+        raise the Hessian, it keeps the largest eigenvalue of preconditioner times Hessian below 2, so that a step of 1
+        is stable.
         """
         size = self.particles.box
         table = self._table(model.voxels)

@@ -1,17 +1,18 @@
 """Discrete Fourier transforms of images and volumes whose origin is the sample n // 2, for even and odd n.
 
-Every shift between "origin in the middle" and "origin in the corner" happens in this file; nothing else calls an fftshift.
+Every shift between "origin in the middle" and "origin in the corner" happens here; nothing else calls an fftshift.
 
 Conventions:
 
 * real space: arrays are z y x (volumes) or y x (images), x the fastest axis, origin at index n // 2 of every axis;
-* Fourier space: half spectra of real data, kernel exp(-2 pi i k.r / n), unnormalised forward. All axes but the last are in FFT
-  order (0, 1, ..., -1), the last axis x holds the frequencies 0 ... n // 2. Frequencies are integers, in units of 1 / (n * pixel size).
+* Fourier space: half spectra of real data, kernel exp(-2 pi i k.r / n), unnormalised forward. All axes but the last are
+  in FFT order (0, 1, ..., -1), the last axis x holds the frequencies 0 ... n // 2. Frequencies are integers, in units
+  of 1 / (n * pixel size).
 
-The functions on arrays take numpy arrays and torch tensors alike (the same calls exist in both), and never import torch themselves.
+The functions on arrays take numpy arrays and torch tensors alike (the same calls exist in both), and never import torch
+themselves.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -36,7 +37,7 @@ def _axes(dimensions: int) -> tuple[int, ...]:
 
 
 def frequencies(size: int) -> Int[np.ndarray, " size"]:
-    """Integer frequencies of a full axis in FFT order: 0, 1, ..., -1 (the Nyquist frequency of an even axis is -size/2)."""
+    """Integer frequencies of a full axis in FFT order: 0, 1, ..., -1 (Nyquist, of an even axis, is -size/2)."""
     return np.rint(np.fft.fftfreq(size) * size).astype(np.int64)
 
 
@@ -72,8 +73,8 @@ def transform(array: Any, dimensions: int) -> Any:
 def inverse_transform(spectrum: Any, size: int, dimensions: int) -> Any:
     """Inverse of `transform`, including the factor size**-dimensions; origin of the result at size // 2.
 
-    The spectrum must be that of a real array (hermitian on its first and, for even size, last column); a part that is not is
-    treated differently by different FFT libraries. `adjoint_transform` takes any spectrum.
+    The spectrum must be that of a real array (hermitian on its first and, for even size, last column); a part that is
+    not is treated differently by different FFT libraries. `adjoint_transform` takes any spectrum.
     """
     module, axes = _backend(spectrum), _axes(dimensions)
     return module.fftshift(module.irfftn(spectrum, (size,) * dimensions, axes), axes)
@@ -82,9 +83,9 @@ def inverse_transform(spectrum: Any, size: int, dimensions: int) -> Any:
 def adjoint_transform(spectrum: Any, size: int, dimensions: int) -> Any:
     """Exact transpose of `transform` as a real-linear map: <transform(x), y> = <x, adjoint_transform(y)>.
 
-    The inner product of half spectra is Re sum conj(a) b with every stored point counted once, so the points of the inner columns,
-    which stand for two frequencies of the full spectrum, enter here with weight 1/2, and the columns x = 0 and (even size)
-    x = size / 2 with their hermitian part.
+    The inner product of half spectra is Re sum conj(a) b with every stored point counted once, so the points of the
+    inner columns, which stand for two frequencies of the full spectrum, enter here with weight 1/2, and the columns x =
+    0 and (even size) x = size / 2 with their hermitian part.
     """
     return inverse_transform(_halved(spectrum, size, dimensions), size, dimensions) * float(size) ** dimensions
 
@@ -128,7 +129,7 @@ def crop(array: Any, size: int, dimensions: int) -> Any:
 
 
 def _move_axis_part(array: Any, axis: int, size: int) -> Any:
-    """Make an axis in corner order (0, 1, ..., -1) longer with zeros in its middle, or shorter by cutting its middle out."""
+    """Make an axis in corner order (0, 1, ..., -1) longer by zeros in its middle, or cut its middle out."""
     old = array.shape[axis]
     small = min(old, size)
     positive, negative = small - small // 2, small // 2
@@ -153,7 +154,7 @@ def transform_padded(volume: Any, size: int) -> Any:
 
 
 def inverse_transform_cropped(spectrum: Any, size: int) -> Any:
-    """`crop(inverse_transform(spectrum, P, 3), size, 3)` in about half the time and memory; P is the side of the spectrum, even."""
+    """`crop(inverse_transform(spectrum, P, 3), size, 3)` in about half the time and memory; the side P is even."""
     module, padded = _backend(spectrum), spectrum.shape[0]
     for axis in (0, 1):
         spectrum = _move_axis_part(module.ifft(spectrum, None, axis), axis, size)
@@ -170,7 +171,8 @@ def adjoint_transform_padded(spectrum: Any, size: int) -> Any:
 def resize(volume: Float[np.ndarray, "n n n"], size: int) -> Float[np.ndarray, "size size size"]:
     """The same density on a grid of `size`^3 voxels over the same box: its spectrum is cut or continued with zeros.
 
-    Frequencies at or above the smaller Nyquist radius of a cubic box are dropped, so that the result is real for every parity.
+    Frequencies at or above the smaller Nyquist radius of a cubic box are dropped, so that the result is real for every
+    parity.
     """
     old = volume.shape[-1]
     if size == old:
@@ -185,16 +187,16 @@ def resize(volume: Float[np.ndarray, "n n n"], size: int) -> Float[np.ndarray, "
 
 
 def corner_transform(images: Float[np.ndarray, "batch n n"]) -> Complex[np.ndarray, "batch n half"]:
-    """Half spectra of images with the origin left at sample 0: what `HalfPlane.ramps` expects, without a copy for the shift."""
-    return scipy.fft.rfftn(images, axes=(-2, -1))  # type: ignore[return-value]
+    """Half spectra of images with the origin left at sample 0: what `HalfPlane.ramps` expects. No copy for a shift."""
+    return np.asarray(scipy.fft.rfftn(images, axes=(-2, -1)))
 
 
 @dataclass(frozen=True)
 class HalfPlane:
-    """The independent Fourier points of a real n x n image inside a disc: kx > 0, or kx = 0 and ky >= 0, and |k| < radius.
+    """The independent Fourier points of a real n x n image in a disc |k| < radius: kx > 0, or kx = 0 and ky >= 0.
 
-    Each stands for itself and its Friedel mate, but the origin, which is its own mate. `radius` is at most n / 2, so that the
-    Nyquist column of an even box, which mixes two frequencies, stays out.
+    Each stands for itself and its Friedel mate, but the origin, which is its own mate. `radius` is at most n / 2, so
+    that the Nyquist column of an even box, which mixes two frequencies, stays out.
     """
 
     size: int
@@ -250,7 +252,7 @@ class HalfPlane:
     def ramps(
         self, offsets: Float[np.ndarray, "batch 2"]
     ) -> tuple[Complex[np.ndarray, "batch half"], Complex[np.ndarray, "batch n"]]:
-        """Phases that take `corner_transform` spectra to the origin n // 2 and move each image back by its offset (x, y) in pixels.
+        """Phases that take `corner_transform` spectra to the origin n // 2 and undo each image's offset (x, y), pixels.
 
         The product of both, exp(2 pi i k.(n // 2 - offset) / n), undoes an observation that is the projection moved by
         minus its offset (RELION's rlnOriginX/Y): what was at n // 2 - offset comes to n // 2.
@@ -281,18 +283,11 @@ class HalfPlane:
         return inverse_transform(spectra, self.size, 2)
 
 
-def shell_means(values: Sequence[float] | np.ndarray, shell: np.ndarray, count: int) -> Float[np.ndarray, " shells"]:
-    """Mean of `values` over each shell 0 ... count - 1 (0 where a shell has no point), summed in float64."""
-    total = np.bincount(np.ravel(shell), np.ravel(np.asarray(values, np.float64)), count)[:count]
-    number = np.bincount(np.ravel(shell), minlength=count)[:count]
-    return total / np.maximum(number, 1)
-
-
 def optimal_circulant(weights: Float[np.ndarray, "P P half"], size: int) -> Float[np.ndarray, "size size half2"]:
     """Weights of a padded grid averaged to the grid of the box itself; positive where the weights are.
 
-    Multiplying the padded spectrum of a map that lives in a box of `size` by `weights` is a convolution cut to the box, a
-    Toeplitz matrix. This is the eigenvalue table of the circulant matrix nearest to it (T. Chan, SIAM J. Sci. Stat.
+    Multiplying the padded spectrum of a map that lives in a box of `size` by `weights` is a convolution cut to the box,
+    a Toeplitz matrix. This is the eigenvalue table of the circulant matrix nearest to it (T. Chan, SIAM J. Sci. Stat.
     Comput. 9, 1988): the convolution kernel times a triangle, wrapped. In Fourier space: a Fejer average.
 
     Args:
@@ -308,4 +303,4 @@ def optimal_circulant(weights: Float[np.ndarray, "P P half"], size: int) -> Floa
     # Position r = j - P/2 wraps to r mod size = j mod size: the origin comes to sample 0.
     parts = padded // size
     wrapped = kernel.reshape(parts, size, parts, size, parts, size).sum((0, 2, 4))
-    return np.asarray(scipy.fft.rfftn(wrapped)).real
+    return np.real(np.asarray(scipy.fft.rfftn(wrapped)))

@@ -1,8 +1,9 @@
-"""Accumulate particle images with known poses into weighted Fourier sums: the right-hand side and the diagonal of least squares.
+"""Particle images with known poses added up as weighted Fourier sums: right-hand side and diagonal of least squares.
 
-For each image point the CTF, the particle's offset and the noise weight are applied on the fly, and three numbers are spread over
-the eight corners of a cell of a padded (by 2) half grid: CTF * F / sigma^2 (real, imaginary) and CTF^2 / sigma^2. One grid a half
-set. On the CPU the loop is compiled (`kernels.insert`); on a GPU, and where numba does not import, torch adds the same numbers.
+For each image point the CTF, the particle's offset and the noise weight are applied on the fly, and three numbers are
+spread over the eight corners of a cell of a padded (by 2) half grid: CTF * F / sigma^2 (real, imaginary) and CTF^2 /
+sigma^2. One grid a half set. On the CPU the loop is compiled (`kernels.insert`); on a GPU, and where numba does not
+import, torch adds the same numbers.
 """
 
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class FourierSums:
     def finish(self) -> None:
         """Bring the grid to the CPU and complete its x = 0 plane; call once, after the last `add`.
 
-        A point next to the plane x = 0 also has a Friedel mate on its other side, whose corners on the plane were not added.
+        A point next to the plane x = 0 has a Friedel mate beyond it, whose corners on the plane were not added.
         """
         if not isinstance(self.grid, np.ndarray):
             self.grid = self.grid.cpu().numpy()

@@ -1,9 +1,9 @@
 """Compiled loops over Fourier points: insertion, gathering, scattering, and the voxelwise solve. numba, serial, cached.
 
-Layout shared by all: a half spectrum of a padded cubic box of even size P, axes z y x, z and y in FFT order, x = 0 ... P / 2.
-A point is taken to x >= 0 by conjugation; trilinear weights; z and y wrap around. Coordinates come as `axes` (batch, 2, 3): the
-directions of kx and ky in map Fourier space, already multiplied by the padding factor. Everything is float32 where the arrays are,
-so that one compiled version serves; `nogil` lets the two half sets run in two threads.
+Layout shared by all: a half spectrum of a padded cubic box of even size P, axes z y x, z and y in FFT order, x = 0 ...
+P / 2. A point is taken to x >= 0 by conjugation; trilinear weights; z and y wrap around. Coordinates come as `axes`
+(batch, 2, 3): the directions of kx and ky in map Fourier space, already multiplied by the padding factor. Everything is
+float32 where the arrays are, so that one compiled version serves; `nogil` lets the two half sets run in two threads.
 """
 
 import math
@@ -191,7 +191,7 @@ def divide(grids, precision, pad, out):
 @numba.njit(**_OPTIONS)
 @no_type_check
 def variance_sums(grids, precision, pad):
-    """Sums over the whole grid of W / (W + T)^2 and T / (W + T)^2, with W the weights and T the prior precision; float64.
+    """Sums over the whole grid of W / (W + T)^2 and T / (W + T)^2; W weights, T prior precision; float64.
 
     Args:
         grids: tuple of (P, P, P/2 + 1, 3) arrays whose weights are added.

@@ -1,8 +1,9 @@
-"""Noise power of the images, per shell and optics group, and what normalisation the images need: both from their backgrounds.
+"""Noise power of the images, per shell and optics group, and what normalisation the images need: both from their
+backgrounds.
 
-The background is what lies outside a circle around the particle (by default the corners of the box). Its windowed power spectrum,
-scaled to the whole image, estimates sigma^2 of a Fourier point, the variance that weights the data: CTF^2 / sigma^2. A window
-smooths the spectrum over a few shells. Nothing here needs poses.
+The background is what lies outside a circle around the particle (by default the corners of the box). Its windowed power
+spectrum, scaled to the whole image, estimates sigma^2 of a Fourier point, the variance that weights the data: CTF^2 /
+sigma^2. A window smooths the spectrum over a few shells. Nothing here needs poses.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ Normalize = Literal["auto", "yes", "no"]
 
 _SAMPLE = 1000  # images measured, spread over the set: .1 % of sampling error in a shell of 1000 points is enough
 _POOLED = 20.0  # a group's spectrum is drawn towards that of all groups as if by this many images
-_SPREAD = 0.1  # relative spread of background standard deviations beyond which images are brought to one scale
+_SPREAD = 0.1  # relative spread of noise levels beyond which images are brought to one scale
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Background:
 
     @classmethod
     def outside(cls, size: int, diameter: float | None = None) -> "Background":
-        """The background of a box, or outside a particle of this diameter in pixels (kept between .6 and 1 times the box)."""
+        """The background of a box, or outside a particle of this diameter in pixels (kept between .6 and 1 times the
+        box)."""
         radius = 0.5 * size if diameter is None else float(np.clip(0.5 * diameter, 0.3 * size, 0.5 * size))
         return cls(size, radius)
 
@@ -51,21 +53,13 @@ class Background:
         window = self.window().ravel()
         return images.reshape(len(images), -1) @ (window / window.sum())
 
-    def deviations(
-        self, images: Float[np.ndarray, "batch n n"], means: Float[np.ndarray, " batch"]
-    ) -> Float[np.ndarray, " batch"]:
-        """Standard deviation of each image's background."""
-        inside = np.flatnonzero(self.window().ravel() > 0)
-        window = self.window().ravel()[inside]
-        values = images.reshape(len(images), -1)[:, inside] - means[:, None]
-        return np.sqrt(np.maximum(np.square(values) @ (window / window.sum()), 0.0))
+    def power(self, images: Float[np.ndarray, "batch n n"]) -> Float[np.ndarray, "batch shells"]:
+        """Mean |F|^2 in each shell 0 ... n // 2 that the whole image would have if it were background, float64.
 
-    def power(
-        self, images: Float[np.ndarray, "batch n n"], means: Float[np.ndarray, " batch"]
-    ) -> Float[np.ndarray, "batch shells"]:
-        """Mean |F|^2 in each shell 0 ... n // 2 that the whole image would have if it were background, float64."""
+        The background mean of the images must be 0.
+        """
         window = self.window()
-        spectra = scipy.fft.rfftn((images - means[:, None, None]) * window, axes=(-2, -1))
+        spectra = fourier.corner_transform(images * window)
         transfer = self.size**2 / np.maximum(self._white_response(), 1e-6 * np.square(window).sum())
         return _shell_power(spectra, self.size) * transfer
 
@@ -83,12 +77,15 @@ class Background:
 
 
 def _shell_power(spectra: np.ndarray, size: int) -> np.ndarray:
+    """Mean |F|^2 of each spectrum in each shell 0 ... size // 2, float64."""
     plane = fourier.HalfPlane(size)
-    values = spectra[:, plane.rows, plane.columns]
-    squares = np.square(values.real, dtype=np.float64) + np.square(values.imag)
-    count = size // 2 + 1
-    number = np.maximum(np.bincount(plane.shell, minlength=count), 1)
-    return np.stack([np.bincount(plane.shell, row, count) for row in squares]) / number
+    order = np.argsort(plane.shell, kind="stable")
+    values = spectra[:, plane.rows[order], plane.columns[order]]
+    squares = np.square(np.real(values), dtype=np.float64) + np.square(np.imag(values))
+    number = np.bincount(plane.shell, minlength=size // 2 + 1)
+    # Every shell up to the last has a point on the axis ky = 0, but the Nyquist shell of a tiny box may have none.
+    starts = np.minimum(np.cumsum(number) - number, len(order) - 1)
+    return np.add.reduceat(squares, starts, axis=1) / np.maximum(number, 1)
 
 
 @dataclass(frozen=True)
@@ -98,16 +95,14 @@ class NoiseModel:
     Attributes:
         background: where the noise was measured.
         power: (groups, shells) E|F|^2 of the noise at a Fourier point of a prepared image; positive.
-        level: (groups,) background standard deviation that prepared images have.
-        rescale: whether every image is divided by its own background deviation (and multiplied by `level`).
-        spread: relative spread of the background deviations that decided it.
+        reference: (groups, shells) noise power to which every image is scaled; None when images are left as they are.
+        spread: relative spread of the images' own scales, which decided it.
         note: in words, what was found wrong with the backgrounds; empty if nothing.
     """
 
     background: Background
     power: Float[np.ndarray, "groups shells"]
-    level: Float[np.ndarray, " groups"]
-    rescale: bool
+    reference: Float[np.ndarray, "groups shells"] | None
     spread: float
     note: str = ""
 
@@ -119,19 +114,31 @@ class NoiseModel:
     def prepare(
         self, images: Float[np.ndarray, "batch n n"], groups: Int[np.ndarray, " batch"]
     ) -> Float[np.ndarray, "batch n n"]:
-        """Images with background mean 0 and, if `rescale`, the background deviation of their group. May change its argument."""
-        means = self.background.means(images)
-        images -= means[:, None, None].astype(images.dtype)
-        if self.rescale:
-            deviations = self.background.deviations(images, np.zeros_like(means))
-            level = self.level[groups]
-            factors = np.where(deviations > 1e-6 * level, level / np.maximum(deviations, 1e-30), 1.0)
-            images *= factors[:, None, None].astype(images.dtype)
+        """Images with background mean 0 and, if there is a `reference`, on its scale; the argument is changed."""
+        images -= self.background.means(images)[:, None, None].astype(images.dtype)
+        if self.reference is not None:
+            scales = noise_scales(images, self.reference[groups])
+            images /= np.where(scales > 1e-6, scales, 1.0)[:, None, None].astype(images.dtype)
         return images
 
 
+def noise_scales(
+    images: Float[np.ndarray, "batch n n"], power: Float[np.ndarray, "batch shells"]
+) -> Float[np.ndarray, " batch"]:
+    """Root mean square of each image's Fourier values over those that noise of this power would have.
+
+    The shells below an eighth of the box, where the signal is, stay out. All others count alike, so that colored noise
+    is measured as well as white: a background deviation would hang on its few strongest frequencies.
+    """
+    size = images.shape[-1]
+    first = size // 8
+    spectra = _shell_power(fourier.corner_transform(images), size)[:, first:]
+    points = np.bincount(fourier.HalfPlane(size).shell, minlength=size // 2 + 1)[first:]
+    return np.sqrt((spectra / power[:, first:]) @ (points / points.sum()))
+
+
 def sample_indices(groups: Int[np.ndarray, " particles"], count: int = _SAMPLE) -> Int[np.ndarray, " some"]:
-    """Particles to measure: at most `count`, spread evenly over the set and over its optics groups, in ascending order."""
+    """Particles to measure, in ascending order: at most `count`, spread evenly over the set and its optics groups."""
     share = max(1, count // len(np.unique(groups)))
     picked = []
     for group in np.unique(groups):
@@ -152,36 +159,31 @@ def measure(
         images: a sample, every group among them (`sample_indices`).
         groups: their optics groups, 0 ... groups - 1.
         background: where to look.
-        normalize: whether images are brought to one background deviation; auto: when theirs differ by more than 10 %.
+        normalize: whether images are brought to one noise level; auto: when theirs differ by more than 10 %.
     """
-    means = background.means(images)
-    deviations = background.deviations(images, means)
+    images = images - background.means(images)[:, None, None].astype(images.dtype)
     count = int(groups.max()) + 1
-    level = np.array([np.median(deviations[groups == g]) for g in range(count)])
-    total = images.std(axis=(1, 2), dtype=np.float64)
-    floor = 1e-3 * np.array([np.median(total[groups == g]) for g in range(count)])
-    flat = level <= floor  # a masked or artificial background holds no noise: fall back on the images as a whole
-    level = np.where(flat, np.maximum(floor * 1e3, 1e-30), level)
-    relative = deviations / level[groups]
-    spread = float(1.4826 * np.median(np.abs(relative - np.median(relative))))
-    rescale = (normalize == "yes" or (normalize == "auto" and spread > _SPREAD)) and not flat.any()
-    if rescale:
-        images = images * (level[groups] / np.maximum(deviations, 1e-3 * level[groups]))[:, None, None].astype(
-            np.float32
-        )
-        means = background.means(images)
-    spectra = background.power(images, means)
-    if flat.any():
-        spectra = np.where(
-            flat[groups][:, None], _shell_power(fourier.corner_transform(images), background.size), spectra
-        )
+    whole = np.square(images, dtype=np.float64).mean((1, 2))
+    spectra = background.power(images)
+    # A masked or artificial background holds no noise: fall back on the images as a whole.
+    blank = spectra[:, 1:].mean(1) < 1e-6 * whole * background.size**2
+    if blank.any():
+        spectra[blank] = _shell_power(fourier.corner_transform(images[blank]), background.size)
+    note = ""
+    if blank.any():
+        note = "images have no noise outside the particle (masked?): their whole power is taken for noise."
     power = _per_group(spectra, groups, count)
-    note = (
-        "The images have no noise outside the particle (masked?): their whole power is taken for noise."
-        if flat.any()
-        else ""
-    )
-    return NoiseModel(background, power, level, bool(rescale), spread, note)
+    scales = noise_scales(images, power[groups])
+    middle = np.array([np.median(scales[groups == group]) for group in range(count)])
+    relative = scales / middle[groups]
+    spread = float(1.4826 * np.median(np.abs(relative - 1.0)))
+    # Where the signal dominates (clean simulations) an image's power is no measure of its gain.
+    noisy = float(np.median(spectra.mean(1) / background.size**2 / np.maximum(whole, 1e-30))) > 0.25
+    if not (normalize == "yes" or (normalize == "auto" and spread > _SPREAD and noisy)):
+        return NoiseModel(background, power, None, spread, note)
+    reference = power * middle[:, None] ** 2
+    power = _per_group(spectra / np.square(relative)[:, None], groups, count)
+    return NoiseModel(background, power, reference, spread, note)
 
 
 def _per_group(spectra: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:

@@ -22,7 +22,7 @@ def write_outputs(folder: Path, particles: Particles, result: Reconstruction, sp
     """Write every map and table of a reconstruction; each file is whole or not there.
 
     Returns:
-        Name -> path: map, half1, half2, std, mask (if found in the map or given), data, model, fsc.
+        Name -> path: map, half1, half2, std, mask (unless there is none), data, model, fsc.
 
     Raises:
         OSError: a file cannot be written.
@@ -50,7 +50,7 @@ def data_tables(particles: Particles, halves: Int[np.ndarray, " particles"]) -> 
 
 
 def model_tables(particles: Particles, result: Reconstruction) -> list[Table]:
-    """The blocks of RELION's model.star that describe a single reference: general, classes, class 1, noise of each group."""
+    """The blocks of RELION's model.star for a single reference: general, classes, class 1, noise of each group."""
     box, pixel_size, curves = particles.box, particles.pixel_size, result.prior.curves
     general = {
         "rlnReferenceDimensionality": "3",
@@ -87,7 +87,7 @@ def _completeness(result: Reconstruction) -> float:
     """Fraction of Fourier voxels within Nyquist that some image reached."""
     from problems.cryoem import fourier
 
-    weight = sum(part.grid[..., 2] for part in result.accumulated.sums)
+    weight = np.sum([part.grid[..., 2] for part in result.accumulated.sums], axis=0)
     inside = fourier.squared_radii(len(weight), 3) < (len(weight) // 2) ** 2
     return float((weight[inside] > 0).mean())
 

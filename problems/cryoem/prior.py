@@ -25,6 +25,7 @@ class PriorEstimate:
     Attributes:
         precision: 1 / tau^2 in each shell, in the units of the weights.
         half_fsc: FSC that set it, after shrinkage (`shrink_fsc`).
+        measured_fsc: the same before shrinkage.
         curves: FSC of the half maps, unmasked, masked and corrected.
         mask: for the full map; None for none.
         region: where the FSC that set the prior was measured: the mask, or the sphere of the prior.
@@ -32,39 +33,57 @@ class PriorEstimate:
 
     precision: Float[np.ndarray, " shells"]
     half_fsc: Float[np.ndarray, " shells"]
+    measured_fsc: Float[np.ndarray, " shells"]
     curves: FSCCurves
     mask: Float[np.ndarray, "n n n"] | None
     region: Float[np.ndarray, "n n n"]
 
 
 def shrink_fsc(curve: Float[np.ndarray, " shells"], mask: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, " shells"]:
-    """An FSC curve as a signal-to-noise estimate: smoothed where it is low, and the mean of what it can be given FSC >= 0.
+    """An FSC curve as a signal estimate: smoothed where it is low, and the mean of what it can be given that FSC >= 0.
 
-    A shell of m independent Fourier voxels (its points times the volume fraction of the mask) has a standard error of about
-    (1 - FSC^2) / sqrt(m). Taken at its word, a shell that scatters below zero is cut out, and the steep steps between shells
-    leak through the mask into their neighbors. The mean of the normal distribution truncated at 0 has neither fault.
+    Taken at its word, a shell that scatters below zero is cut out, and the steep steps between shells leak through the
+    mask into their neighbors. The mean of the normal distribution truncated at 0 has neither fault.
     """
-    box = mask.shape[0]
-    points = np.bincount(np.minimum(fourier.shells(box, 3), len(curve)).ravel(), minlength=len(curve) + 1)[:-1]
-    independent = np.maximum(points * np.square(mask, dtype=np.float64).mean(), 1.0)
     smooth = np.convolve(np.pad(curve, 3, mode="edge"), _KERNEL, mode="valid")
     share = np.clip((0.5 - curve) / 0.3, 0.0, 1.0)  # of smoothing: none above .5, all below .2
     value = share * smooth + (1.0 - share) * curve
-    error = (1.0 - np.square(curve)) / np.sqrt(independent)
-    error = np.maximum(error * (1.0 - share + share * np.sqrt(np.square(_KERNEL).sum())), 1e-6)
-    ratio = np.maximum(value / error, -30.0)
-    density = np.exp(-0.5 * np.square(ratio)) / np.sqrt(2.0 * np.pi)
-    return np.clip(value + error * density / np.maximum(ndtr(ratio), 1e-300), 1e-6, 0.9999)
+    error = fsc_error(curve, mask) * (1.0 - share + share * np.sqrt(np.square(_KERNEL).sum()))
+    return np.clip(mean_if_positive(value, error), 1e-6, 0.9999)
 
 
 _KERNEL = np.exp(-0.5 * np.arange(-3, 4) ** 2.0)
 _KERNEL /= _KERNEL.sum()
 
 
+def fsc_error(curve: Float[np.ndarray, " shells"], mask: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, " shells"]:
+    """Standard error of an FSC measured in a mask, positive: (1 - FSC^2) / sqrt(m).
+
+    m, the independent points of a shell, is the number of its points times the volume fraction of the mask.
+    """
+    count = len(curve)
+    shell = np.minimum(fourier.shells(mask.shape[0], 3), count)
+    points = np.bincount(shell.ravel(), minlength=count + 1)[:count]
+    independent = np.maximum(points * np.square(mask, dtype=np.float64).mean(), 1.0)
+    return np.maximum((1.0 - np.square(curve)) / np.sqrt(independent), 1e-6)
+
+
+def mean_if_positive(
+    value: Float[np.ndarray, " some"], error: Float[np.ndarray, " some"]
+) -> Float[np.ndarray, " some"]:
+    """Mean of a normal distribution of this mean and deviation that is known to be positive (truncated at 0)."""
+    ratio = np.maximum(value / error, -30.0)
+    density = np.exp(-0.5 * np.square(ratio)) / np.sqrt(2.0 * np.pi)
+    return value + error * density / np.maximum(ndtr(ratio), 1e-300)
+
+
 def prior_precision(
     weights: Float[np.ndarray, " shells"], half_fsc: Float[np.ndarray, " shells"]
 ) -> Float[np.ndarray, " shells"]:
-    """1 / tau^2 = <W> (1 - F) / F with F = 2 FSC / (1 + FSC), the correlation that the full map has with the truth, squared."""
+    """1 / tau^2 = <W> (1 - F) / F in each shell.
+
+    F = 2 FSC / (1 + FSC) is the square of the correlation of the full map with the truth, the Wiener filter's gain.
+    """
     full = 2.0 * half_fsc / (1.0 + half_fsc)
     return positive(weights * (1.0 - full) / full)
 
@@ -80,13 +99,14 @@ def estimate_prior(
     box, pixel_size = accumulated.box, accumulated.pixel_size
     weights = accumulated.shell_weights()
     sphere = soft_sphere(box, _prior_radius(accumulated, settings))
-    half_fsc = shrink_fsc(fsc(half1 * sphere, half2 * sphere), sphere)
+    measured = fsc(half1 * sphere, half2 * sphere)
+    half_fsc = shrink_fsc(measured, sphere)
     precision = prior_precision(weights, half_fsc)
     if isinstance(settings.mask, str) and settings.mask != "auto":
         mask = soft_sphere(box, MAP_SPHERE * box, 0.08 * box) if settings.mask == "sphere" else None
         measured_in = np.ones_like(sphere) if mask is None else sphere
         curves = corrected_fsc(half1, half2, measured_in, pixel_size, settings.seed)
-        return PriorEstimate(precision, half_fsc, curves, mask, sphere)
+        return PriorEstimate(precision, half_fsc, measured, curves, mask, sphere)
     if isinstance(settings.mask, str):
         average = 0.5 * (half1 + half2)
         mask = AutomaticMask(1.3 * resolution(half_fsc, box, pixel_size, 0.5)).find(average, pixel_size)
@@ -95,11 +115,11 @@ def estimate_prior(
     curves = corrected_fsc(half1, half2, mask, pixel_size, settings.seed)
     # A mask that follows the molecule leaves less noise in the FSC, and what it adds is corrected for.
     half_fsc = shrink_fsc(curves.corrected, mask)
-    return PriorEstimate(prior_precision(weights, half_fsc), half_fsc, curves, mask, mask)
+    return PriorEstimate(prior_precision(weights, half_fsc), half_fsc, curves.corrected, curves, mask, mask)
 
 
 def _prior_radius(accumulated: Accumulated, settings: Settings) -> float:
-    """Of the sphere in which the FSC of the prior is measured, in voxels: around the particle if its diameter is known."""
+    """Of the sphere in which the FSC of the prior is measured, voxels: around the particle if its diameter is known."""
     widest = PRIOR_SPHERE * accumulated.box
     if settings.diameter is None:
         return widest

@@ -1,12 +1,12 @@
 """The Fourier-slice projector and its exact adjoint, for numpy arrays (compiled loops) and torch tensors (any device).
 
-P takes a real volume and rotations to the Fourier values of its projections on a `HalfPlane`: the volume is multiplied by the
-gridding correction, padded with zeros (by 2), transformed, and read by trilinear interpolation on central slices. Interpolating in
-Fourier space multiplies the density by sinc^2(x) sinc^2(y) sinc^2(z) (arguments over the padded size); the correction is the inverse
-of exactly that. Measured accuracy: see the README.
+P takes a real volume and rotations to the Fourier values of its projections on a `HalfPlane`: the volume is multiplied
+by the gridding correction, padded with zeros (by 2), transformed, and read by trilinear interpolation on central
+slices. Interpolating in Fourier space multiplies the density by sinc^2(x) sinc^2(y) sinc^2(z) (arguments over the
+padded size); the correction is the inverse of exactly that. Measured accuracy: see the README.
 
-The adjoint is the transpose of every step, so <P v, y> = <v, P' y> to rounding, with the real inner product Re sum conj(a) b in
-which each point of the half plane counts once.
+The adjoint is the transpose of every step, so <P v, y> = <v, P' y> to rounding, with the real inner product Re sum
+conj(a) b in which each point of the half plane counts once.
 """
 
 from dataclasses import dataclass

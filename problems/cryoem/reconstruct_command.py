@@ -29,11 +29,11 @@ class Options:
     solver: Literal["direct", "stochastic"] = "direct"
     """direct: one pass over the images, then a division; stochastic: watched gradient steps on mini-batches."""
     mask: str = "sphere"
-    """For the final map and its resolution: sphere (radius 0.42 of the box), auto (found in the map), none, or a map."""
+    """For final map and resolution: sphere (radius 0.42 of the box), auto (found in the map), none, or a map (MRC)."""
     diameter: float | None = None
     """Of the particle, Angstrom: noise is measured and signal expected accordingly. Default: the box."""
     normalize: Literal["auto", "yes", "no"] = "auto"
-    """Bring every image to one background deviation; auto: when these differ by more than 10 percent."""
+    """Bring every image to one noise level; auto: when these differ by more than 10 percent."""
     ctf: bool = True
     """Off for images without a CTF."""
     datadir: Path | None = None
@@ -84,7 +84,8 @@ def run(options: Options) -> int:
     outputs = write_outputs(run_folder.path, particles, result, spread)
     _draw(run_folder, particles, result)
     curves = result.prior.curves
-    if curves.mask_is_tight:
+    randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
+    if curves.mask_is_tight and curves.resolution() < randomized_at:
         _say("the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one.")
     summary: dict[str, Any] = {
         "result": "CONVERGED",
@@ -191,8 +192,8 @@ def _say_noise(accumulated: "Accumulated") -> None:
     noise = accumulated.noise
     if noise.note:
         _say(noise.note)
-    if noise.rescale:
-        _say(f"background deviations differ by {noise.spread:.0%} between images; each is scaled by its own.")
+    if noise.reference is not None:
+        _say(f"noise levels differ by {noise.spread:.0%} between images; each image is scaled to the median level.")
 
 
 def _say(text: str) -> None:

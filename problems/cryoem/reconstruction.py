@@ -2,9 +2,10 @@
 
     V = F^-1[ sum CTF F / sigma^2  /  (sum CTF^2 / sigma^2 + 1 / tau^2) ] * gridding correction
 
-per voxel of a Fourier grid padded by 2. Half maps carry only a floor of a thousandth of the mean weight of their shell. For the full
-map 1 / tau^2 = <W> (1 - F) / F in each shell, with F = 2 FSC / (1 + FSC) from the half maps inside a sphere: the Wiener filter of
-the measured signal-to-noise ratio. The README says how well that does and against what it was compared.
+per voxel of a Fourier grid padded by 2. Half maps carry only a floor of a thousandth of the mean weight of their shell.
+For the full map 1 / tau^2 = <W> (1 - F) / F in each shell, with F = 2 FSC / (1 + FSC) from the half maps inside a
+sphere: the Wiener filter of the measured signal-to-noise ratio. The README says how well that does and against what it
+was compared.
 """
 
 from dataclasses import dataclass, field

@@ -1,9 +1,10 @@
 """Euler angles (rot, tilt, psi) and rotation matrices, in RELION's convention.
 
-A matrix A takes reference coordinates to the view: a map point c, a column (x, y, z), lands at (A c)[:2] in the projection, and the
-central slice at image frequency (kx, ky) samples the map's transform at A^T (kx, ky, 0). The view direction is the third row of A,
-(sin tilt cos rot, sin tilt sin rot, cos tilt). Equal to `Rotation.from_euler("ZYZ", [rot, tilt, psi], degrees=True).as_matrix().T`
-of scipy. Angles are in degrees here, as in STAR files (hence the suffix).
+A matrix A takes reference coordinates to the view: a map point c, a column (x, y, z), lands at (A c)[:2] in the
+projection, and the central slice at image frequency (kx, ky) samples the map's transform at A^T (kx, ky, 0). The view
+direction is the third row of A, (sin tilt cos rot, sin tilt sin rot, cos tilt). Equal to `Rotation.from_euler("ZYZ",
+[rot, tilt, psi], degrees=True).as_matrix().T` of scipy. Angles are in degrees here, as in STAR files (hence the
+suffix).
 """
 
 import numpy as np
@@ -23,7 +24,10 @@ def matrices(angles_deg: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*b
 
 
 def euler_angles(rotations: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*batch 3"]:
-    """(rot, tilt, psi) in degrees of rotation matrices A; tilt in 0 ... 180, rot = 0 at the poles where only rot +- psi is defined."""
+    """(rot, tilt, psi) in degrees of rotation matrices A; tilt in 0 ... 180.
+
+    At the poles, where only rot +- psi is defined, rot is 0.
+    """
     a = np.asarray(rotations, np.float64)
     sine = np.hypot(a[..., 2, 0], a[..., 2, 1])
     tilt = np.arctan2(sine, a[..., 2, 2])
@@ -43,5 +47,5 @@ def angular_distance(
 
 
 def slice_axes(rotations: Float[np.ndarray, "batch 3 3"]) -> Float[np.ndarray, "batch 2 3"]:
-    """The directions (x, y, z) of an image's kx and ky axes in the map's Fourier space: the first two rows of A, float32."""
+    """Directions (x, y, z) of an image's kx and ky axes in the map's Fourier space: two rows of A, float32."""
     return np.ascontiguousarray(rotations[:, :2, :], np.float32)

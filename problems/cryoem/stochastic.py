@@ -1,7 +1,8 @@
 """The map by watched stochastic descent on its voxels: both half maps, then the full map under the prior they imply.
 
-Preconditioned SGD on batches of particles takes the map to where the sampling noise of the gradient hides the signal; preconditioned
-L-BFGS on all particles finishes. Same sums, floors, FSC and prior as the direct path, so the maps can be compared.
+Preconditioned SGD on batches of particles takes the map to where the sampling noise of the gradient hides the signal;
+preconditioned L-BFGS on all particles finishes. Same sums, floors, FSC and prior as the direct path, so the maps can be
+compared.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from problems.cryoem.prior import estimate_prior
 from problems.cryoem.reconstruction import Reconstruction
 
 DEFAULT_PHASES = (sciml.SGD(lr=0.2, momentum=0.0), sciml.LBFGS(history=10, tolerance=1e-3, steps=60))
-"""A step of .2 of the preconditioned gradient of a batch; tolerance: a thousandth of the decrease of the loss, in the square."""
+"""A fifth of the preconditioned gradient of a batch; then until the decrement is a millionth of the largest loss."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The loops of `kernels.py` as torch operations: for GPUs, and for machines without a working numba.
 
-Same layout and, to rounding, the same numbers. Tensors on the CPU are handed to the compiled loops where numba imports, because
-they are several times faster there.
+Same layout and, to rounding, the same numbers. Tensors on the CPU are handed to the compiled loops where numba imports,
+because they are several times faster there.
 """
 
 import math
@@ -36,8 +36,8 @@ def corners(
     """The eight grid points around each slice point.
 
     Returns:
-        Pairs of flat index (int64: with int32, index_add_ is ten times slower) into a (size, size, size/2 + 1) half spectrum
-        and trilinear weight, and the mask of points that were conjugated to reach x >= 0.
+        Pairs of flat index (int64: with int32, index_add_ is ten times slower) into a (size, size, size/2 + 1) half
+        spectrum and trilinear weight, and the mask of points that were conjugated to reach x >= 0.
     """
     x, y, z = (axes[:, 0, j, None] * kx + axes[:, 1, j, None] * ky for j in range(3))
     mate = x < 0

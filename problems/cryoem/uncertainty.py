@@ -1,13 +1,14 @@
-"""How far the regularised map is from the density, voxel by voxel: the posterior standard deviation, calibrated by the half maps.
+"""How far the regularised map is from the density: the posterior standard deviation of each voxel.
 
-With a prior of precision T = 1 / tau^2 the posterior precision of a Fourier voxel is W + T (the diagonal of A'WA + 1 / tau^2), so the
-variance of a voxel of the map is (1 / P^6) sum 1 / (W + T) over the padded grid. It has two parts:
+With a prior of precision T = 1 / tau^2 the posterior precision of a Fourier voxel is W + T, the diagonal of A'WA + T.
+The variance of a voxel of the map is (1 / P^6) sum 1 / (W + T) over the padded grid. It has two parts:
 
-* noise, sum W / (W + T)^2: what another set of particles would change. The model takes the noise of the images for it. The half
-  maps measure it: half their difference, filtered like the map, is a draw of exactly this noise (with the pose errors and the
-  flexibility that no model knows). So its local mean square, in a window of a few resolution lengths, is what is used;
-* missing signal, sum T / (W + T)^2: what the filter removed. It lies where the density lies, so it is spread like the local mean
-  square of the map, with its mean inside the mask as the prior says.
+* noise, sum W / (W + T)^2: what another set of particles would change. The model takes the noise of the images for it.
+  The half maps measure it: half their difference, filtered like the map, is a draw of exactly this noise (with the pose
+  errors and the flexibility that no model knows). So its local mean square, in a window of a few resolution lengths, is
+  what is used;
+* missing signal, sum T / (W + T)^2: what the filter removed. It lies where the density lies, so it is spread like the
+  local mean square of the map, with its mean inside the mask as the prior says.
 
 The README gives the calibration: the deviation of (map - truth) / std, which should be 1.
 """
@@ -19,6 +20,7 @@ import scipy.fft
 from jaxtyping import Float
 
 from problems.cryoem import fourier
+from problems.cryoem.prior import PriorEstimate, fsc_error, mean_if_positive
 from problems.cryoem.reconstruction import Reconstruction
 
 _WINDOW = 2.0  # resolution lengths, the deviation of the Gaussian window of all local mean squares
@@ -31,7 +33,7 @@ class Uncertainty:
     Attributes:
         std: of the full map before it was multiplied by a mask, in its units.
         noise: root mean square of the noise part inside the region of the prior, measured from the half maps.
-        predicted_noise: the same from the weights alone; equal to `noise` if the images' noise and poses are as assumed.
+        predicted_noise: the same from the weights alone; equal if the images' noise and poses are as assumed.
         missing: root mean square of the signal that the filter removed, inside that region.
     """
 
@@ -49,7 +51,8 @@ def uncertainty(result: Reconstruction) -> Uncertainty:
     padded = sums[0].grid.shape[0]
     table = np.append(result.prior.precision, result.prior.precision[-1]).astype(np.float32)
     parts = kernels.variance_sums(tuple(part.grid for part in sums), table, float(sums[0].padding))
-    predicted, missing = parts.sum(1) / float(padded) ** 6
+    predicted = float(parts[0].sum()) / float(padded) ** 6
+    missing = _missing(result.prior, parts[1]) / float(padded) ** 6
     box, pixel_size = result.accumulated.box, result.accumulated.pixel_size
     # The window is counted in resolution lengths: noise is correlated over one of them.
     width = _WINDOW * min(result.prior.curves.resolution() / pixel_size, 0.125 * box)
@@ -59,7 +62,22 @@ def uncertainty(result: Reconstruction) -> Uncertainty:
     level = float((signal * region).sum() / region.sum())
     std = np.sqrt(noise + missing * signal / max(level, 1e-30))
     measured = float((noise * region).sum() / region.sum())
-    return Uncertainty(std.astype(np.float32), measured**0.5, float(predicted) ** 0.5, float(missing) ** 0.5)
+    return Uncertainty(std.astype(np.float32), measured**0.5, predicted**0.5, missing**0.5)
+
+
+def _missing(prior: PriorEstimate, sums: Float[np.ndarray, " more"]) -> float:
+    """Sum over all shells of the signal power that the filter removed.
+
+    `sums`, sum T / (W + T)^2 by shell, takes the prior's own signal power, whose FSC was shrunk upwards: over many
+    empty shells that adds up. So each shell is brought to the FSC as measured, scatter below zero and all, and only the
+    sum is known to be positive.
+    """
+    shrunk, measured = prior.half_fsc, np.clip(prior.measured_fsc, -0.5, 0.9999)
+    per_unit = sums[: len(shrunk)] * (1.0 - shrunk) / shrunk
+    per_unit[-1] = 0.0  # the Nyquist shell is half outside the data: a large weight on an FSC that says little
+    total = (per_unit * measured / (1.0 - measured)).sum()
+    error = per_unit * fsc_error(measured, prior.region) / np.square(1.0 - measured)
+    return float(mean_if_positive(total[None], np.sqrt(np.square(error).sum())[None])[0])
 
 
 def filtered_difference(result: Reconstruction) -> Float[np.ndarray, "n n n"]:
@@ -67,7 +85,7 @@ def filtered_difference(result: Reconstruction) -> Float[np.ndarray, "n n n"]:
     gain = 2.0 * result.prior.half_fsc / (1.0 + result.prior.half_fsc)
     box = result.accumulated.box
     radius = np.sqrt(fourier.squared_radii(box, 3))
-    spectrum = scipy.fft.rfftn(0.5 * (result.half1 - result.half2))
+    spectrum = np.asarray(scipy.fft.rfftn(0.5 * (result.half1 - result.half2)))
     spectrum *= np.interp(radius, np.arange(len(gain)), gain, right=0.0).astype(np.float32)
     return np.asarray(scipy.fft.irfftn(spectrum, result.half1.shape), np.float32)
 
