@@ -31,7 +31,7 @@ figcaption { color: var(--soft); font-size: .9rem; margin-top: .3rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-td.long { min-width: 16rem; }
+td.long { min-width: 16rem; } td.number { white-space: nowrap; }
 @media (max-width: 40rem) { figure { overflow-x: auto; } figure img { min-width: 40rem; } }
 details { margin: .7rem 0; } summary { cursor: pointer; font-weight: 600; }
 pre { background: #f5f7f9; border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; overflow-x: auto;
@@ -75,7 +75,8 @@ def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
 
 def _cell(tag: str, content: str) -> str:
     wide = tag == "td" and len(content) > 40 and not isinstance(content, Markup)
-    style = ' class="long"' if wide else ""
+    short_number = tag == "td" and content[-1:].isdigit() and len(content) < 24
+    style = ' class="long"' if wide else ' class="number"' if short_number else ""
     return f"<{tag}{style}>{content}</{tag}>"
 
 

@@ -22,6 +22,7 @@ LABELS = {
     "peak_rss_mb": "peak memory in MB",
     "evaluations": "evaluations per item",
 }
+SHORT_LABELS = {"relative_l2": "L² error", "resolution_0143": "resolution (Å)", "resolution_05": "FSC 0.5 (Å)"}
 HEADLINE = ("result", "relative_l2", "resolution_0143", "resolution_05", "loss", "particles", "evaluations", "seconds")
 MOST_ROWS = 60
 
@@ -50,7 +51,10 @@ def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
         title = names[0]
         body = element("h1", title) + _run(runs[0])
     else:
-        title = f"{len(runs)} runs" + (f" in {Path(run_dirs[0]).resolve().name}" if len(run_dirs) == 1 else "")
+        title = f"{len(runs)} runs"
+        if len(run_dirs) == 1:  # a folder of runs: called by its own command if it has one
+            own = runs[-1].path == Path(run_dirs[0])
+            title = f"sciml {names[-1]}" if own else f"{title} in {Path(run_dirs[0]).resolve().name}"
         body = element("h1", title) + _overview(runs, names)
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):
             body += element("h2", name, id=f"run{number}") + _run(run)
@@ -60,7 +64,7 @@ def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def _expand(directory: Path) -> list[Path]:
-    """The run in a folder and the runs in its subfolders, oldest first."""
+    """The runs in the subfolders, oldest first, then the run in the folder itself, which is about all of them."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such folder.")
     inner = [file.parent for file in directory.glob("*/experiment.json")]
@@ -68,7 +72,7 @@ def _expand(directory: Path) -> list[Path]:
     own = [directory] if (directory / "experiment.json").exists() else []
     if not own and not inner:
         raise InputError(f"{directory} is not a run directory: it has no experiment.json.")
-    return own + inner
+    return inner + own
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -94,7 +98,7 @@ def _overview(runs: Sequence[Run], names: Sequence[str]) -> str:
     for number, (name, summary) in enumerate(zip(names, summaries, strict=True)):
         link = Markup(f'<a href="#run{number}">{escape(name)}</a>')
         rows.append([link, *("" if key not in summary else _state(summary[key]) for key in keys)])
-    return table(rows, ["run", *(_label(key) for key in keys)])
+    return table(rows, ["run", *(SHORT_LABELS.get(key, key) for key in keys)])
 
 
 def _run(run: Run) -> str:
@@ -135,7 +139,8 @@ def _switch_sentences(summary: dict[str, Any], stages: dict[str, list[dict[str, 
 
 def _figures(run: Run) -> str:
     parts = ""
-    for file in sorted((run.path / "figures").glob("*.png")):
+    files = (run.path / "figures").glob("*.png")
+    for file in sorted(files, key=lambda file: (file.stat().st_mtime, file.name)):  # as the command drew them
         caption = file.with_suffix(".txt")
         text = caption.read_text().strip() if caption.exists() else file.stem.replace("_", " ")
         parts += figure(file.read_bytes(), text)
@@ -196,7 +201,8 @@ def _numbers(summary: dict[str, Any]) -> str:
 
 def _records(rows: list[dict[str, Any]]) -> str:
     head = list(dict.fromkeys(name for row in rows for name in row))
-    text = table(([row.get(name, "") for name in head] for row in rows[:MOST_ROWS]), [_label(name) for name in head])
+    cells = ([_state(row.get(name, "")) for name in head] for row in rows[:MOST_ROWS])
+    text = table(cells, [SHORT_LABELS.get(name, _label(name)) for name in head])
     more = f"The first {MOST_ROWS} of {len(rows)} rows." if len(rows) > MOST_ROWS else ""
     return text + (element("p", more, kind="soft") if more else "")
 

@@ -95,7 +95,7 @@ def test_lists_of_records_become_tables(tmp_path: Path) -> None:
     run.write_summary({"rows": rows, "curve": list(range(100))})
     text = report.render([run.path], tmp_path / "report.html").read_text()
     assert "<th>form</th><th>ratio to strong</th>" in text
-    assert "<td>weak</td><td>0.125</td>" in text
+    assert '<td>weak</td><td class="number">0.125</td>' in text
     assert "100 values" in text
 
 
@@ -147,7 +147,7 @@ def test_a_notebook_shows_the_figure(watched_run: MakeRun) -> None:
 def test_page_pieces() -> None:
     assert (
         table([["a<b", 1.23456789e-7]])
-        == '<div class="wide"><table><tr><th>a&lt;b</th><td>1.235e-07</td></tr></table></div>'
+        == '<div class="wide"><table><tr><th>a&lt;b</th><td class="number">1.235e-07</td></tr></table></div>'
     )
     assert [short(value) for value in (None, True, 12345, 0.5, [1, 2.0], {"a": 1})] == [
         "–",
