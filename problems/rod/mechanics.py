@@ -163,8 +163,7 @@ class Scales:
 def nondimensional(rod: Rod) -> tuple[Rod, Scales]:
     """The same bar on [0, 1] with normal forces and displacements of order one, and the units used.
 
-    The unit of displacement is the largest displacement, by a coarse integration of the loads; the unit of force is
-    what stretches the bar by it.
+    The units are the largest displacement and the largest normal force, by a coarse integration of the loads.
     """
     x, weights = _rule(rod)
     flexibility = weights / rod.EA(x)
@@ -184,7 +183,8 @@ def nondimensional(rod: Rod) -> tuple[Rod, Scales]:
     if isinstance(rod.left, Traction) and isinstance(rod.right, Displacement):
         moved = moved + rod.right.value - moved[-1]
     displacement = float(moved.abs().max()) or 1.0
-    scales = Scales(rod.length, displacement, displacement / compliance)
+    force = float((constant - loaded).abs().max()) or displacement / compliance
+    scales = Scales(rod.length, displacement, force)
     return _divide(rod, scales), scales
 
 

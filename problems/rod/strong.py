@@ -63,12 +63,12 @@ class StrongForm(RodForm[Points]):
             )
         grid = self._check.x
         self._load_scale = max(float(self.unit.f(grid).abs().max()), 1.0)
-        self._held_out = self._points(grid)
+        self._held_out = self.at(grid)
         self._edges: dict[tuple[torch.dtype, torch.device], _Edges] = {}
 
     def sample(self, size: int | None, generator: torch.Generator) -> Points:
         """Stratified (jittered) points on the bar: a fresh draw from the generator, without end."""
-        return self._points(Interval(0.0, 1.0).sample(size or self.points, generator))
+        return self.at(Interval(0.0, 1.0).sample(size or self.points, generator))
 
     def held_out(self) -> Points:
         """Gauss points of a fixed rule, which no random draw hits."""
@@ -76,11 +76,16 @@ class StrongForm(RodForm[Points]):
 
     def loss(self, model: nn.Module, batch: Points) -> Mapping[str, Tensor]:
         """Mean square residuals; see the class."""
+        residual, edges = self.residuals(model, batch)
+        return {"equilibrium": residual.square().mean(), **edges}
+
+    def residuals(self, model: nn.Module, batch: Points) -> tuple[Float[Tensor, "points 1"], dict[str, Tensor]]:
+        """The scaled residual at every point, and the loss terms of ends and interfaces."""
         count, edges = len(batch.x), self._edges_like(batch.x)
         x = torch.cat([batch.x, edges.x]) if len(edges.x) else batch.x
         _, slope, curvature = derivatives(lambda x: self.field(model, x), x, order=2)
         force_slope = batch.stiffness * curvature[:count] + batch.stiffness_slope * slope[:count]
-        terms = {"equilibrium": ((force_slope + batch.load) / self._load_scale).square().mean()}
+        terms = {}
         if len(edges.x):
             force = edges.stiffness * slope[count:]
             pulled, pairs = len(edges.end_force), len(edges.point_force)
@@ -89,9 +94,10 @@ class StrongForm(RodForm[Points]):
             if pairs:
                 jump = force[pulled + pairs :] - force[pulled : pulled + pairs] + edges.point_force
                 terms["interface"] = jump.square().sum()
-        return terms
+        return (force_slope + batch.load) / self._load_scale, terms
 
-    def _points(self, x: Tensor) -> Points:
+    def at(self, x: Float[Tensor, "points 1"]) -> Points:
+        """The coefficients of the unit bar at given positions."""
         return Points(x, self.unit.f(x), self.unit.EA(x), derivative(self.unit.EA, x).detach())
 
     def _edges_like(self, x: Tensor) -> "_Edges":
