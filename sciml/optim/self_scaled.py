@@ -60,12 +60,12 @@ class DenseSelfScaled(InverseHessian):
         if not b > 0:
             return False
         tau, q = broyden_scaling(b, yhy / ys, self.n)
-        if not (math.isfinite(tau) and math.isfinite(q) and tau > 0):
-            self.reset()
-            return False
-        css = q * yhy / (tau * ys * ys) + 1 / ys
+        css = q * (yhy / ys) / (tau * ys) + 1 / ys
         csh = -q / (tau * ys)
         chh = (q - 1) / (tau * yhy)
+        if not (tau > 0 and math.isfinite(1 / tau) and math.isfinite(css) and math.isfinite(chh)):
+            self.reset()
+            return False
         left = torch.stack((s, hy), 1)
         right = torch.stack((css * s + csh * hy, csh * s + chh * hy))
         torch.addmm(self.matrix, left, right, beta=1 / tau, out=self.matrix)
