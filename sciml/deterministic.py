@@ -23,6 +23,8 @@ EXHAUSTED = 0.1
 """||g||^2 / noise energy of the set below which the set says nothing more, if fresh samples do not improve either."""
 STALE = 3
 """Looks at fresh samples without a gain of 5 % after which the set is asked whether it is exhausted."""
+GAP = 0.05
+"""Relative gap between the losses on fresh samples and on the set below which a plateau is not the set's fault."""
 
 
 class DeterministicRunner:
@@ -170,7 +172,7 @@ class DeterministicRunner:
         if self.overfits >= 2:
             self.overfits = 0
             reason = f"fresh samples have {fresh / self.loss:.3g} times the loss of the fixed set"
-        elif self.stale >= STALE and self._exhausted():
+        elif self.stale >= STALE and fresh - self.loss > GAP * abs(fresh) and self._exhausted():
             reason = "the gradient is below its own sampling noise and fresh samples do not improve"
         else:
             return None
