@@ -2,6 +2,7 @@
 exhausted."""
 
 import math
+import time
 from typing import Any
 
 import torch
@@ -134,6 +135,8 @@ class DeterministicRunner:
             self.last_restart = self.step
             self.restarts += 1
             return None
+        if 0 <= self.loss <= self.phase.tolerance**2 * self.scale:
+            return Ending("CONVERGED", "the loss is at its rounding", {"loss": self.loss})
         if self.decrement <= 1e4 * self.phase.tolerance**2 * self.scale:
             return Ending("CONVERGED", "the line search met the rounding of the loss", {"decrement": self.decrement})
         if not self.setting.fixed.finite and self._grow("the line search failed"):
@@ -199,7 +202,8 @@ class DeterministicRunner:
         return measured.mean_energy < EXHAUSTED * measured.noise
 
     def _record(self, kind: str, **fields: Any) -> None:
-        self.records.append({"kind": kind, "step": self.step - 1, **fields})
+        stamp = {"items": self.items, "clock": time.monotonic()}
+        self.records.append({"kind": kind, "step": self.step - 1, **fields, **stamp})
 
     def _grow(self, reason: str) -> bool:
         """Double the set, keep parameters and curvature; False if it is as large as allowed."""

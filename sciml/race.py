@@ -67,8 +67,8 @@ def race(
         return Outcome(start, None)
     vector.copy_(finisher)
     reason = (
-        f"the start race: after {FULL:g} gradients of the fixed set {type(second.phase).__name__} had brought the loss "
-        f"to {second.loss:.3g}, {type(first.phase).__name__} to {reached:.3g} (from {start:.3g})"
+        f"the start race went to {type(second.phase).__name__}: after {FULL:g} gradients of the fixed set it had "
+        f"brought the loss from {start:.3g} to {second.loss:.3g}, {type(first.phase).__name__} to {reached:.3g}"
     )
     numbers = {"loss_finisher": second.loss, "loss_stochastic": reached, "loss_start": start}
     return Outcome(start, Decision(reason, numbers), ending)

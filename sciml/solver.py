@@ -194,10 +194,12 @@ class _Loop:
     def _collect(self) -> None:
         """Complete the runner's records and hand them to history and stage; evaluate now and then."""
         common = {"phase": type(self.phases[self.index]).__name__, "index": self.index}
-        records = [
-            {"kind": r["kind"], **common, **r, "evaluations": self.evaluations, "seconds": self.seconds}
-            for r in self.runner.records
-        ]
+        records = []
+        for own in self.runner.records:
+            record = {"kind": own["kind"], **common, **own}
+            record["evaluations"] = (self.items_before + record.pop("items")) / self.setting.fixed.declared
+            record["seconds"] = self.seconds_before + record.pop("clock") - self.began
+            records.append(record)
         self.runner.records = []
         if self.initial_loss is None:
             self.initial_loss = next((r["loss"] for r in records if r["kind"] == "step"), None)

@@ -1,8 +1,9 @@
 """Running a stochastic phase: draw micro-batches, measure the gradient noise, step, watch for the switch."""
 
 import math
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,15 @@ class Ending:
     result: str
     reason: str
     details: dict[str, Any]
+
+
+class _Taken(NamedTuple):
+    """A step whose numbers are still on the device."""
+
+    step: int
+    items: int
+    loss: Tensor
+    terms: dict[str, Tensor]
 
 
 class StochasticRunner:
@@ -101,6 +111,7 @@ class StochasticRunner:
         parts = [self.setting.evaluate(part) for part in micro]
         gradients = [part.gradient for part in parts]
         self.noise.measure(gradients, self.batch, self.setting.problem.size, metric)
+        self._record_noise()
         names = parts[0].terms
         terms = {name: torch.stack([part.terms[name] for part in parts]).mean() for name in names}
         loss = torch.stack([part.loss for part in parts]).mean()
@@ -112,57 +123,60 @@ class StochasticRunner:
         limit = self.switch.limit(self.step) if self.switch else None
         if limit is not None:
             steps = min(steps, limit)
-        taken: list[tuple[int, Evaluation]] = []
+        taken: list[_Taken] = []
         for _ in range(steps):
             watched = self.step < WATCHED or self.step % BLOCK == 0
             evaluation = self._gradient(watched)
             lr = value(self.phase.lr, self.step)
             self.rule.apply(self.setting.flat.vector, evaluation.gradient, lr)
-            taken.append((self.step, evaluation))
+            taken.append(_Taken(self.step, self.items, evaluation.loss, evaluation.terms))
             self.step += 1
         if taken and not self._note(taken):
             self.setting.flat.vector.copy_(self.safe)
             return Ending("NONFINITE", f"the loss became {self.loss}; the last finite parameters were kept", {})
         return self._ending()
 
-    def _note(self, taken: list[tuple[int, Evaluation]]) -> bool:
+    def _note(self, taken: list[_Taken]) -> bool:
         """Bring a block's losses to the host, record them, tell the switch; False if one is not finite."""
-        names = list(taken[0][1].terms)
-        table = torch.stack([torch.stack([e.loss, *(e.terms[n] for n in names)]).double() for _, e in taken]).tolist()
-        for (step, _), (loss, *terms) in zip(taken, table, strict=True):
+        names = list(taken[0].terms)
+        table = torch.stack([torch.stack([t.loss, *(t.terms[n] for n in names)]).double() for t in taken]).tolist()
+        for (step, items, *_), (loss, *terms) in zip(taken, table, strict=True):
             self.loss = loss
             if not math.isfinite(loss):
                 return False
-            self.records.append(
-                {
-                    "kind": "step",
-                    "step": step,
-                    "loss": loss,
-                    "terms": dict(zip(names, terms, strict=True)),
-                    "batch": self.batch,
-                    "set": self.set_size,
-                    "lr": value(self.phase.lr, step),
-                }
+            self._record(
+                "step",
+                items,
+                step=step,
+                loss=loss,
+                terms=dict(zip(names, terms, strict=True)),
+                batch=self.batch,
+                set=self.set_size,
+                lr=value(self.phase.lr, step),
             )
             if self.switch:
                 self.switch.observe(self.cost, loss)
         self.safe.copy_(self.setting.flat.vector)
-        estimate = self.noise.estimate()
-        if estimate is not None:
-            self.records.append(
-                {
-                    "kind": "noise",
-                    "step": self.step - 1,
-                    "snr": estimate.snr,
-                    "snr_low": estimate.low,
-                    "snr_high": estimate.high,
-                    "critical_batch": estimate.critical_batch,
-                    "signal": estimate.signal,
-                    "noise": estimate.noise,
-                    "batch": estimate.batch,
-                }
-            )
         return bool(torch.isfinite(self.setting.flat.vector).all())
+
+    def _record(self, kind: str, items: int, **fields: Any) -> None:
+        self.records.append({"kind": kind, **fields, "items": items, "clock": time.monotonic()})
+
+    def _record_noise(self) -> None:
+        estimate = self.noise.estimate()
+        assert estimate is not None
+        self._record(
+            "noise",
+            self.items,
+            step=self.step,
+            snr=estimate.snr,
+            snr_low=estimate.low,
+            snr_high=estimate.high,
+            critical_batch=estimate.critical_batch,
+            signal=estimate.signal,
+            noise=estimate.noise,
+            batch=estimate.batch,
+        )
 
     def _ending(self) -> Ending | None:
         estimate = self.noise.estimate()

@@ -118,6 +118,7 @@ def test_secant_equation_and_positive_definiteness(name):
         method.iterate()
         if gradient is None:
             continue
+        assert method.gradient is not None
         s, y = x - before, method.gradient - gradient
         method.inverse_hessian.product(method.gradient)
         hy = method.inverse_hessian.product(y)
@@ -206,6 +207,7 @@ def test_refreshed_gradient_never_enters_a_pair(name):
     before = x.clone()
     method.iterate()
     s = x - before
+    assert method.gradient is not None
     method.inverse_hessian.product(method.gradient)
     assert torch.allclose(method.inverse_hessian.product(b @ s), s, rtol=1e-8, atol=1e-12)
 
