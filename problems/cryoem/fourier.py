@@ -168,24 +168,6 @@ def adjoint_transform_padded(spectrum: Any, size: int) -> Any:
     return inverse_transform_cropped(_halved(spectrum, padded, 3), size) * float(padded) ** 3
 
 
-def resize(volume: Float[np.ndarray, "n n n"], size: int) -> Float[np.ndarray, "size size size"]:
-    """The same density on a grid of `size`^3 voxels over the same box: its spectrum is cut or continued with zeros.
-
-    Frequencies at or above the smaller Nyquist radius of a cubic box are dropped, so that the result is real for every
-    parity.
-    """
-    old = volume.shape[-1]
-    if size == old:
-        return volume
-    spectrum = transform(volume, 3)
-    keep = (min(old, size) - 1) // 2
-    source, target = (np.r_[0 : keep + 1, n - keep : n] for n in (old, size))
-    out = np.zeros((size, size, size // 2 + 1), spectrum.dtype)
-    columns = np.arange(keep + 1)
-    out[np.ix_(target, target, columns)] = spectrum[np.ix_(source, source, columns)]
-    return (inverse_transform(out, size, 3) * (size / old) ** 3).astype(volume.dtype)
-
-
 def corner_transform(images: Float[np.ndarray, "batch n n"]) -> Complex[np.ndarray, "batch n half"]:
     """Half spectra of images with the origin left at sample 0: what `HalfPlane.ramps` expects. No copy for a shift."""
     return np.asarray(scipy.fft.rfftn(images, axes=(-2, -1)))

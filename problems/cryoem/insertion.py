@@ -114,16 +114,18 @@ class FourierSums:
         torch_kernels.insert(self.grid, values, axes, table, weights, (send(plane.kx), send(plane.ky)))
 
     def finish(self) -> None:
-        """Bring the grid to the CPU and complete its x = 0 plane; call once, after the last `add`.
+        """Bring the grid to the CPU and complete its first and last plane; call once, after the last `add`.
 
-        A point next to the plane x = 0 has a Friedel mate beyond it, whose corners on the plane were not added.
+        A point next to the plane x = 0, or to the Nyquist plane, has a Friedel mate beyond it, whose corners on that
+        plane were not added.
         """
         if not isinstance(self.grid, np.ndarray):
             self.grid = self.grid.cpu().numpy()
-        plane = self.grid[:, :, 0, :]
-        values = fourier.hermitian_part(plane[..., 0] + 1j * plane[..., 1], 2) * 2.0
-        self.grid[:, :, 0, 0], self.grid[:, :, 0, 1] = values.real, values.imag
-        self.grid[:, :, 0, 2] = 2.0 * fourier.hermitian_part(plane[..., 2], 2)
+        for column in (0, -1):
+            plane = self.grid[:, :, column, :]
+            values = fourier.hermitian_part(plane[..., 0] + 1j * plane[..., 1], 2) * 2.0
+            plane[..., 2] = 2.0 * fourier.hermitian_part(plane[..., 2], 2)
+            plane[..., 0], plane[..., 1] = values.real, values.imag
 
     def solve(self, precision: Float[np.ndarray, " shells"], *others: "FourierSums") -> Float[np.ndarray, "n n n"]:
         """The map from these sums (and others on the same grid): (sum of values) / (sum of weights + prior precision).

@@ -156,6 +156,15 @@ def shell_sums(grid, pad, count):
     return total, number
 
 
+@numba.njit(inline="always")
+@no_type_check
+def _between(table, radius):
+    """Linear interpolation of a table at integer radii."""
+    shell = int(radius)
+    fraction = radius - shell
+    return table[shell] * (1.0 - fraction) + table[shell + 1] * fraction
+
+
 @numba.njit(**_OPTIONS)
 @no_type_check
 def divide(grids, precision, pad, out):
@@ -183,8 +192,7 @@ def divide(grids, precision, pad, out):
                     re += grid[z, y, x, 0]
                     im += grid[z, y, x, 1]
                     weight += grid[z, y, x, 2]
-                fraction = radius - shell
-                weight += precision[shell] * (1.0 - fraction) + precision[shell + 1] * fraction
+                weight += _between(precision, radius)
                 out[z, y, x] = complex(re / weight, im / weight)
 
 
@@ -209,14 +217,12 @@ def variance_sums(grids, precision, pad):
             plane = float(_signed(z, size) ** 2 + _signed(y, size) ** 2)
             for x in range(size // 2 + 1):
                 radius = math.sqrt(plane + x * x) / pad
-                shell = int(radius)
-                if shell >= last:
+                if int(radius) >= last:
                     continue
                 weight = 0.0
                 for grid in grids:
                     weight += grid[z, y, x, 2]
-                fraction = radius - shell
-                prior = precision[shell] * (1.0 - fraction) + precision[shell + 1] * fraction
+                prior = _between(precision, radius)
                 times = (1.0 if x == 0 or x == size // 2 else 2.0) / (weight + prior) ** 2
                 out[0, int(radius + 0.5)] += times * weight
                 out[1, int(radius + 0.5)] += times * prior

@@ -59,12 +59,15 @@ _KERNEL /= _KERNEL.sum()
 def fsc_error(curve: Float[np.ndarray, " shells"], mask: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, " shells"]:
     """Standard error of an FSC measured in a mask, positive: (1 - FSC^2) / sqrt(m).
 
-    m, the independent points of a shell, is the number of its points times the volume fraction of the mask.
+    m, the independent numbers of a shell, is twice its Friedel pairs times f^(2/3), f = <mask^2>^2 / <mask^4> the
+    effective volume fraction of the mask: it correlates neighbors, but across a shell, one point thick, there are none.
     """
     count = len(curve)
     shell = np.minimum(fourier.shells(mask.shape[0], 3), count)
     points = np.bincount(shell.ravel(), minlength=count + 1)[:count]
-    independent = np.maximum(points * np.square(mask, dtype=np.float64).mean(), 1.0)
+    square = np.square(mask, dtype=np.float64)
+    fraction = square.mean() ** 2 / np.square(square).mean()
+    independent = np.maximum(2.0 * points * fraction ** (2.0 / 3.0), 1.0)
     return np.maximum((1.0 - np.square(curve)) / np.sqrt(independent), 1e-6)
 
 

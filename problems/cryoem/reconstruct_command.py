@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from problems.cryoem.accumulation import Accumulated, Settings
     from problems.cryoem.particle_set import Particles
     from problems.cryoem.reconstruction import Reconstruction
+    from problems.cryoem.uncertainty import Uncertainty
     from sciml.run import Run
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -82,7 +83,7 @@ def run(options: Options) -> int:
     result, extra = _solve(options, particles, settings, accumulated, run_folder)
     spread = uncertainty(result)
     outputs = write_outputs(run_folder.path, particles, result, spread)
-    _draw(run_folder, particles, result)
+    _draw(run_folder, particles, result, spread)
     curves = result.prior.curves
     randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
     if curves.mask_is_tight and curves.resolution() < randomized_at:
@@ -175,8 +176,8 @@ def _solve(
     }
 
 
-def _draw(run_folder: "Run", particles: "Particles", result: "Reconstruction") -> None:
-    from problems.cryoem.figures import draw_fsc, draw_slices
+def _draw(run_folder: "Run", particles: "Particles", result: "Reconstruction", spread: "Uncertainty") -> None:
+    from problems.cryoem.figures import draw_fsc, draw_orientations, draw_slices
 
     curves = result.prior.curves
     shown = {"unmasked": curves.unmasked}
@@ -185,6 +186,9 @@ def _draw(run_folder: "Run", particles: "Particles", result: "Reconstruction") -
     caption = f"FSC of the half maps: {curves.resolution():.2f} Å at 0.143 ({next(iter(shown))})."
     draw_fsc(run_folder.figure("fsc", caption), shown, curves.box, curves.pixel_size)
     draw_slices(run_folder.figure("slices", "Central slices of the final map."), result.full, particles.pixel_size)
+    caption = "Central slices of the posterior standard deviation; brighter is less certain."
+    draw_slices(run_folder.figure("uncertainty", caption), spread.std, particles.pixel_size)
+    draw_orientations(run_folder.figure("views", "View directions of the particles."), particles.angles_deg)
 
 
 def _say_noise(accumulated: "Accumulated") -> None:

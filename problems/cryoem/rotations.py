@@ -43,7 +43,7 @@ def angular_distance(
     """Angle in degrees of the turn that takes one rotation to the other."""
     # The Frobenius norm keeps full precision at small angles, where the cosine from the trace does not.
     norm = np.linalg.norm(np.asarray(first, np.float64) - second, axis=(-2, -1))
-    return np.degrees(2.0 * np.arcsin(np.clip(norm / np.sqrt(8.0), 0.0, 1.0)))
+    return np.asarray(np.degrees(2.0 * np.arcsin(np.clip(norm / np.sqrt(8.0), 0.0, 1.0))))
 
 
 def slice_axes(rotations: Float[np.ndarray, "batch 3 3"]) -> Float[np.ndarray, "batch 2 3"]:

@@ -97,6 +97,8 @@ def torch_device(name: str) -> torch.device:
 def agreement(found: Reconstruction) -> float:
     """Least FSC, up to the resolution of the map, between it and the direct solve with the same sums and prior."""
     direct = found.accumulated.full_map(found.prior.precision)
+    if found.prior.mask is not None:
+        direct = direct * found.prior.mask
     curves = found.prior.curves
     shells = max(1, int(curves.box * curves.pixel_size / curves.resolution()))
     return float(fsc(found.full * found.prior.region, direct * found.prior.region)[: shells + 1].min())
