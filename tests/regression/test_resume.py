@@ -50,27 +50,38 @@ def start(folder, kind):
     )
 
 
+def newest(folder):
+    """Number of the newest checkpoint, 0 if there is none."""
+    return max((int(path.stem) for path in folder.glob("stages/solve/checkpoints/0*.safetensors")), default=0)
+
+
+def kill_after(process, folder, checkpoints, delay):
+    """SIGKILL a while after so many more checkpoints were written; whether the process was still at work."""
+    target = newest(folder) + checkpoints
+    while process.poll() is None and newest(folder) < target:
+        time.sleep(0.002)
+    time.sleep(delay)
+    at_work = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return at_work
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adam", "lbfgs", "self_scaled", "auto"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind):
     whole = start(tmp_path / "whole", kind)
-    assert whole.stdout is not None and whole.stdout.readline() == "ready\n"
-    began = time.monotonic()
     assert whole.wait() == 0
-    duration = time.monotonic() - began
     chance = random.Random(kind)
     kills = 0
-    for _ in range(4):
+    for checkpoints in (0, 1, 2, 2):
         process = start(tmp_path / "killed", kind)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(chance.uniform(0.1, 0.6) * duration)
-        if process.poll() is None:
-            kills += 1
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        kills += kill_after(process, tmp_path / "killed", checkpoints, chance.uniform(0, 0.1))
     final = start(tmp_path / "killed", kind)
     assert final.wait() == 0
-    assert kills >= 2
+    assert kills == 4
     a, b = (torch.load(tmp_path / name / "final.pt", weights_only=True) for name in ("whole", "killed"))
     assert torch.equal(a, b)
     metrics = [
