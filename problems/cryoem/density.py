@@ -15,6 +15,7 @@ The gradient is written by hand with the projector's adjoint; autograd would sto
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from problems.cryoem.accumulation import Accumulated, positive, views_of
 from problems.cryoem.particle_set import Particles
 from problems.cryoem.projection import Projector, correct_gridding
 
+_CHUNK = 1 << 19  # Fourier points whose residuals are in memory at once
 _MEMORY_MB = 2048.0  # of Fourier values; beyond it, images are read from disk whenever they are drawn
 
 FLOOR = 0.05
@@ -71,12 +73,17 @@ class ImageBatch:
     ctf: Float[Tensor, "batch 10"]
     groups: Int[Tensor, " batch"]
 
+    def take(self, which: slice) -> "ImageBatch":
+        """Some of the images."""
+        return ImageBatch(self.values[which], self.axes[which], self.ctf[which], self.groups[which])
+
 
 class DensityProblem(sciml.Problem[Density, ImageBatch]):
     """Find the density that explains particle images with known poses, under a Fourier-diagonal prior.
 
     Attributes:
         size: number of images.
+        precision: 1 / tau^2 in each shell.
     """
 
     size: int
@@ -107,6 +114,7 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         sums = accumulated.sums if half is None else (accumulated.sums[half - 1],)
         if precision is None:
             precision = positive(FLOOR * np.sum([part.shell_weights() for part in sums], 0))
+        self.precision = precision
         radius = np.sqrt(fourier.squared_radii(particles.box, 3))
         self._prior = np.interp(radius, np.arange(len(precision)), precision)
         weights = np.sum([part.grid[..., 2] for part in sums], 0)
@@ -142,8 +150,12 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
             # In ascending order, because neighbors in a stack are read together.
             picked = np.sort(torch.randperm(self.size, generator=generator)[:size].numpy())
         memory, views = self._in_memory, self.views.take(picked)
+        if memory is not None:
+            values = memory if len(picked) == self.size else memory[torch.from_numpy(picked)]
+        else:
+            values = self._read(picked)
         return ImageBatch(
-            values=self._read(picked) if memory is None else memory[torch.from_numpy(picked)],
+            values=values,
             axes=torch.from_numpy(views.axes),
             ctf=torch.from_numpy(views.ctf),
             groups=torch.from_numpy(views.groups.astype(np.int64)),
@@ -171,34 +183,44 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         predicted = model.projector.slices(spectrum, batch.axes.to(model.voxels))
         return transfer, predicted * transfer - batch.values.to(predicted), table["weights"][batch.groups]
 
-    def _terms(self, voxels: Tensor, residual: Tensor, weights: Tensor, prior_gradient: Tensor) -> dict[str, Tensor]:
-        misfit = (torch.view_as_real(residual).square().sum(-1) * weights).sum(1) / (2.0 * self.particles.box**2)
-        # Summed in float64: a line search compares losses that differ by less than float32 resolves.
-        prior = 0.5 * (voxels * prior_gradient).sum(dtype=torch.float64)
-        return {"data": misfit.mean(dtype=torch.float64), "prior": prior}
-
     def _prior_gradient(self, voxels: Tensor) -> Tensor:
         """T V / (N n^2), with T acting on the grid of the box: P^3 F^-1 [1/tau^2 F V], P the padded side."""
         spectrum = fourier.transform(voxels, 3) * self._table(voxels)["prior"]
         padded = self.particles.box * 2
         return fourier.inverse_transform(spectrum, voxels.shape[0], 3) * (float(padded) ** 3 / self._scale)
 
-    def loss(self, model: Density, batch: ImageBatch) -> Mapping[str, Tensor]:
-        """Terms `data` (half the weighted square of the residual per pixel) and `prior`."""
-        voxels = model.voxels
-        _, residual, weights = self._residual(model, batch, model.projector.spectrum(voxels))
-        return self._terms(voxels, residual, weights, self._prior_gradient(voxels))
+    def _data(self, model: Density, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Mean misfit and its gradient, shape of the voxels; a few images at a time."""
+        voxels, images, pixels = model.voxels.detach(), len(batch.groups), float(self.particles.box) ** 2
+        spectrum, grid = model.projector.spectrum(voxels), None
+        total, step = 0.0, max(1, _CHUNK // len(self.plane))
+        for start in range(0, images, step):
+            part = batch.take(slice(start, start + step))
+            transfer, residual, weights = self._residual(model, part, spectrum)
+            # Summed in float64: a line search compares losses that differ by less than float32 resolves.
+            squares = (torch.view_as_real(residual).square().sum(-1) * weights).sum(1)
+            total = total + squares.sum(dtype=torch.float64)
+            slices = residual * (transfer * weights) / (images * pixels)
+            grid = model.projector.add_slices(slices, part.axes.to(voxels), grid)
+        return torch.as_tensor(total / (2.0 * pixels * images)), model.projector.volume(grid)
 
     @torch.no_grad()
+    def _evaluate(self, model: Density, batch: ImageBatch) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Both terms, and the gradient of each."""
+        voxels = model.voxels.detach()
+        data, gradient = self._data(model, batch)
+        prior = self._prior_gradient(voxels)
+        return {"data": data, "prior": 0.5 * (voxels * prior).sum(dtype=torch.float64)}, [gradient, prior]
+
+    def loss(self, model: Density, batch: ImageBatch) -> Mapping[str, Tensor]:
+        """Terms `data` (half the weighted square of the residual per pixel) and `prior`; differentiable."""
+        data, prior = _ByHand.apply(model.voxels, self, model, batch)
+        return {"data": data, "prior": prior}
+
     def gradient(self, model: Density, batch: ImageBatch) -> tuple[Mapping[str, Tensor], Tensor]:
         """The terms and the flat gradient of their sum, by the adjoint of the projector."""
-        voxels = model.voxels.detach()
-        transfer, residual, weights = self._residual(model, batch, model.projector.spectrum(voxels))
-        prior = self._prior_gradient(voxels)
-        terms = self._terms(voxels, residual, weights, prior)
-        slices = residual * (transfer * weights) / (len(residual) * float(self.particles.box) ** 2)
-        gradient = model.projector.volume(model.projector.add_slices(slices, batch.axes.to(voxels)))
-        return terms, (gradient + prior).reshape(-1)
+        terms, gradients = self._evaluate(model, batch)
+        return terms, (gradients[0] + gradients[1]).reshape(-1)
 
     def preconditioner(self, model: Density) -> Callable[[Tensor], Tensor]:
         """Flat voxels -> D F^-1 [F D v / (W + 1/tau^2)], times the number of pixels: close to the inverse Hessian.
@@ -217,3 +239,20 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
             return (fourier.inverse_transform(spectrum, size, 3) * roll_off).reshape(-1) * factor
 
         return apply
+
+
+class _ByHand(torch.autograd.Function):
+    """The terms of the loss with the gradient that `DensityProblem` computes, for autograd."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        context: Any, voxels: Tensor, problem: DensityProblem, model: Density, batch: ImageBatch
+    ) -> tuple[Tensor, Tensor]:
+        terms, gradients = problem._evaluate(model, batch)
+        context.save_for_backward(*gradients)
+        return terms["data"], terms["prior"]
+
+    @staticmethod
+    def backward(context: Any, data: Tensor, prior: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        of_data, of_prior = context.saved_tensors
+        return data.to(of_data) * of_data + prior.to(of_prior) * of_prior, None, None, None

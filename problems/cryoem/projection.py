@@ -93,21 +93,29 @@ class Projector:
 
         return torch_kernels.gather(spectrum, axes * self.padding, *self._points(axes))
 
-    def add_slices(self, values: Any, axes: Any) -> Any:
-        """Transpose of `slices`: the half spectrum that receives the values (batch, points) of central slices."""
+    def add_slices(self, values: Any, axes: Any, grid: Any = None) -> Any:
+        """Transpose of `slices`: the half spectrum that receives the values (batch, points) of central slices.
+
+        Args:
+            values: complex (batch, points).
+            axes: as for `slices`.
+            grid: a half spectrum to add to, in place; None for a new one.
+        """
         padded = self.padding * self.size
         shape = (padded, padded, padded // 2 + 1)
         if isinstance(values, np.ndarray):
             from problems.cryoem import kernels
 
             real = values.real.dtype
-            grid = np.zeros(shape, values.dtype)
+            grid = np.zeros(shape, values.dtype) if grid is None else grid
             scaled = np.ascontiguousarray(axes, real) * real.type(self.padding)
             kernels.scatter(grid, scaled, self.plane.kx.astype(real), self.plane.ky.astype(real), values)
             return grid
         from problems.cryoem import torch_kernels
 
-        return torch_kernels.scatter(values, axes * self.padding, *self._points(axes), shape)
+        grid = values.new_zeros(shape) if grid is None else grid
+        torch_kernels.scatter(grid, values, axes * self.padding, *self._points(axes))
+        return grid
 
     def _points(self, like: Any) -> tuple[Any, Any]:
         import torch

@@ -4,7 +4,6 @@ Same layout and, to rounding, the same numbers. Tensors on the CPU are handed to
 because they are several times faster there.
 """
 
-import math
 from functools import cache
 
 import torch
@@ -83,29 +82,27 @@ def gather(
 
 
 def scatter(
+    grid: Complex[Tensor, "z y x"],
     values: Complex[Tensor, "batch points"],
     axes: Float[Tensor, "batch 2 3"],
     kx: Float[Tensor, " points"],
     ky: Float[Tensor, " points"],
-    shape: tuple[int, int, int],
-) -> Complex[Tensor, "z y x"]:
-    """Transpose of `gather` (see `kernels.scatter`)."""
+) -> None:
+    """Transpose of `gather`: add values to a contiguous half spectrum, in place (see `kernels.scatter`)."""
     if _use_compiled(values, axes):
         from problems.cryoem import kernels
 
-        grid = values.new_zeros(shape)
         arguments = (axes.contiguous().numpy(), kx.numpy(), ky.numpy(), values.resolve_conj().contiguous().numpy())
         kernels.scatter(grid.numpy(), *arguments)
-        return grid
-    flat = values.new_zeros((math.prod(shape), 2), dtype=axes.dtype)
+        return
+    flat = torch.view_as_real(grid.view(-1))
     step = _per_chunk(len(axes), len(kx)).step
     for start in range(0, len(axes), step):
-        found, mate = corners(axes[start : start + step], kx, ky, shape[0])
+        found, mate = corners(axes[start : start + step], kx, ky, grid.shape[0])
         part = values[start : start + step]
         rows = torch.view_as_real(torch.where(mate, part.conj(), part).resolve_conj())
         for index, weight in found:
             flat.index_add_(0, index.reshape(-1), (rows * weight[..., None]).reshape(-1, 2))
-    return torch.view_as_complex(flat).reshape(shape)
 
 
 def insert(

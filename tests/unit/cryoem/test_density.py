@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import sciml
+from problems.cryoem import ctf, fourier, read_particles, reconstruct
 from problems.cryoem import density as density_module
-from problems.cryoem import read_particles, reconstruct
 from problems.cryoem.accumulation import Settings, accumulate
 from problems.cryoem.density import Density, DensityProblem, ImageBatch
 from problems.cryoem.fsc import fsc
@@ -56,14 +56,36 @@ def _batch(problem: DensityProblem, size: int | None = 20, seed: int = 0) -> Ima
     return problem.sample(size, torch.Generator().manual_seed(seed))
 
 
-def test_gradient_by_hand_is_autograds(problem: DensityProblem) -> None:
+def _loss_written_out(problem: DensityProblem, model: Density, batch: ImageBatch) -> torch.Tensor:
+    """The formula of the module in plain torch operations, differentiable by autograd."""
+    plane, pixels = problem.plane, float(BOX**2)
+    kx, ky = (torch.from_numpy(k.astype(np.float64)) for k in (plane.kx, plane.ky))
+    predicted = model(batch.axes.double()) * ctf.evaluate(batch.ctf.double(), kx, ky)
+    weights = torch.from_numpy(problem.noise.weights[:, plane.shell] * plane.multiplicity)[batch.groups]
+    data = (weights * (predicted - batch.values).abs().square()).sum(1).mean() / (2 * pixels)
+    radius = torch.from_numpy(np.sqrt(fourier.squared_radii(BOX, 3)))
+    shells = torch.from_numpy(np.append(problem.precision, problem.precision[-1]))
+    low = radius.long().clamp(max=BOX // 2)
+    precision = torch.lerp(shells[low], shells[low + 1], (radius - low).clamp(0, 1))
+    twice = torch.full((BOX // 2 + 1,), 2.0, dtype=torch.float64)
+    twice[[0, -1]] = 1.0
+    power = fourier.transform(model.voxels, 3).abs().square()
+    # 8 voxels of the padded grid for each of the box
+    return data + 8 * (precision * power * twice).sum() / (2 * problem.size * pixels)
+
+
+def test_gradient_by_hand_is_autograds(problem: DensityProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(density_module, "_CHUNK", 3000)  # several pieces
     model, batch = _model(), _batch(problem)
     terms, gradient = problem.gradient(model, batch)
+    expected = _loss_written_out(problem, model, batch)
+    assert float(terms["data"] + terms["prior"]) == pytest.approx(float(expected.detach()), rel=1e-9)
+    (by_autograd,) = torch.autograd.grad(expected, model.voxels)
+    assert torch.linalg.norm(gradient - by_autograd.reshape(-1)) < 1e-9 * torch.linalg.norm(gradient)
     loss = problem.loss(model, batch)
-    for name in ("data", "prior"):
-        assert float(terms[name]) == pytest.approx(float(loss[name].detach()), rel=1e-12)
-    (expected,) = torch.autograd.grad(loss["data"] + loss["prior"], model.voxels)
-    assert torch.linalg.norm(gradient - expected.reshape(-1)) < 1e-12 * torch.linalg.norm(expected)
+    (through,) = torch.autograd.grad(loss["data"] + 2 * loss["prior"], model.voxels)
+    (prior,) = torch.autograd.grad(problem.loss(model, batch)["prior"], model.voxels)
+    assert torch.allclose(through - prior, by_autograd, rtol=1e-9, atol=1e-12)
 
 
 def test_gradient_by_finite_differences(problem: DensityProblem) -> None:
@@ -80,10 +102,7 @@ def test_gradient_by_finite_differences(problem: DensityProblem) -> None:
 
 def test_terms_and_gradient_are_means_over_images(problem: DensityProblem) -> None:
     model, whole = _model(), _batch(problem, 20)
-    parts = [
-        ImageBatch(*(getattr(whole, name)[cut] for name in ("values", "axes", "ctf", "groups")))
-        for cut in (slice(0, 10), slice(10, 20))
-    ]
+    parts = [whole.take(cut) for cut in (slice(0, 10), slice(10, 20))]
     terms, gradient = problem.gradient(model, whole)
     halves = [problem.gradient(model, part) for part in parts]
     for name in terms:
