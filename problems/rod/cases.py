@@ -95,7 +95,7 @@ def _oscillatory() -> Case:
         force=lambda x: 1 + 0.05 * wave * torch.cos(wave * x),
         hidden=(24, 24, 24),
         # Ten periods: fewer points than parameters leave room between them, and the network finds it.
-        sizes={"strong": {"points": 800}, "weak": {"cells": 400, "points": 2}, "energy": {"cells": 64, "points": 8}},
+        sizes={"strong": {"points": 800}, "weak": {"cells": 400, "points": 2}, "energy": {"cells": 96, "points": 8}},
         tolerance=1e-7,
     )
 
