@@ -141,19 +141,18 @@ def _settings(options: Options, particles: "Particles") -> "Settings":
 
 def _device(options: Options) -> str:
     """The device of the insertion; torch is imported only where it is needed."""
-    if options.device == "cpu" or (options.device == "auto" and options.solver == "direct"):
-        try:
-            from problems.cryoem import kernels  # noqa: F401
-        except ImportError:
-            _say("numba does not import here; torch does its work, several times slower.")
-            return "torch"
-        return "cpu"
-    import torch
+    if options.device == "cuda" or (options.device == "auto" and options.solver == "stochastic"):
+        import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if options.device == "cuda":
-        raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto.")
+        if torch.cuda.is_available():
+            return "cuda"
+        if options.device == "cuda":
+            raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto.")
+    try:
+        from problems.cryoem import kernels  # noqa: F401
+    except ImportError:
+        _say("numba does not import here; torch does its work, several times slower.")
+        return "torch"
     return "cpu"
 
 
