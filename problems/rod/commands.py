@@ -57,7 +57,7 @@ class VarianceOptions:
     quick: bool = False
     """One bar and fewer batches: about ten seconds."""
     batches: int | None = None
-    """Batches per row; by default 200, or 80 with --quick."""
+    """Batches per row; by default 150, or 80 with --quick."""
     seed: int = 0
     """Seed of network, training and batches."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -178,7 +178,7 @@ def variance(options: VarianceOptions) -> int:
     if options.quick:
         study = Study(("smooth",), options.batches or 80, adam=(400, 0), finisher=(60, 500), **given)
     else:
-        study = Study(batches=options.batches or 200, **given)
+        study = Study(batches=options.batches or 150, **given)
     run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
     rows = measure(study, run)
     text = io.StringIO()

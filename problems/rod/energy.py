@@ -65,6 +65,7 @@ class EnergyForm(RodForm[Cells]):
         forces = [(x, end.force) for x, end in ends if isinstance(end, Traction) and end.force]
         forces += [(load.position, load.force) for load in self.unit.point_loads]
         self._forces = torch.tensor(forces, dtype=torch.float64).reshape(-1, 2)
+        self._moved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def sample(self, size: int | None, generator: torch.Generator) -> Cells:
         """All cells, or `size` different ones."""
@@ -83,12 +84,12 @@ class EnergyForm(RodForm[Cells]):
     def loss(self, model: nn.Module, batch: Cells) -> Mapping[str, Tensor]:
         """The terms of the energy; see the class."""
         cells, places = batch.x.shape[:2]
-        forces = self._forces.to(batch.x)
+        forces, integrate = self._constants(batch.x)
         x = torch.cat([batch.x.reshape(-1, 1), forces[:, :1]])
         u, slope = derivatives(lambda x: self.field(model, x), x, order=1)
         at_cells = u[: cells * places].view(cells, places)
         strain = slope[: cells * places].view(cells, places)[:, 1:-1]
-        seen = strain @ self._integrate.to(batch.x) * (batch.length / 2)
+        seen = strain @ integrate * (batch.length / 2)
         unseen = (at_cells[:, 1:] - at_cells[:, :1] - seen).square().mean(1) / batch.length[:, 0].square()
         terms = {
             "strain": (batch.stiffness * strain.square()).sum() / cells,
@@ -98,6 +99,13 @@ class EnergyForm(RodForm[Cells]):
         if len(forces):
             terms["forces"] = -(forces[:, 1:] * u[cells * places :]).sum()
         return terms
+
+    def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Forces and integration matrix on the device of the batch, moved there once."""
+        key = (like.dtype, like.device)
+        if key not in self._moved:
+            self._moved[key] = (self._forces.to(like), self._integrate.to(like))
+        return self._moved[key]
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """As for every form, and `held_out_gap`: relative difference of the energies on two quadrature rules."""

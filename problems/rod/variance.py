@@ -50,11 +50,11 @@ class Study:
     """
 
     cases: tuple[str, ...] = ("smooth", "oscillatory")
-    batches: int = 200
+    batches: int = 150
     seed: int = 0
     device: str = "cpu"
     adam: tuple[int, int] = (1000, 2000)
-    finisher: tuple[int, int] = (60, 1000)
+    finisher: tuple[int, int] = (60, 800)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from rod_solutions import RODS, Exact  # pyright: ignore[reportMissingImports]
 
 from problems.rod import FORMS, EnergyForm, MissingInterfaceCondition, Rod, StrongForm, Traction, WeakForm
+from problems.rod.weak import take
 from sciml.pde import derivatives
 
 
@@ -28,6 +29,15 @@ def test_the_exact_solution_does_no_missing_work(name: str) -> None:
     missing = [form.missing_work(Exact(form, wrong), batch).detach().abs().max() for wrong in (0.0, 1e-3)]
     assert float(missing[0]) < 1e-12
     assert float(missing[1]) > 1e-6
+
+
+@pytest.mark.parametrize("name", RODS)
+def test_the_whole_set_is_the_sum_of_its_test_functions(name: str) -> None:
+    """The whole set is evaluated at shared points, a part of it is not."""
+    form = WeakForm(RODS[name], cells=16)
+    model, batch = form.network((6, 6)), form.sample(None, torch.Generator())
+    alone = [form.missing_work(model, take(batch, torch.tensor([i]))) for i in range(len(batch.x))]
+    assert torch.allclose(form.missing_work(model, batch), torch.cat(alone), rtol=1e-12, atol=1e-14)
 
 
 def test_virtual_work_is_as_exact_as_its_quadrature() -> None:
