@@ -226,8 +226,13 @@ class _progress:
 
 
 def _peak_rss_mb() -> float:
+    """Peak resident memory of this process."""
     import resource
     import sys
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    # Unlike that of getrusage, this maximum does not go back to the process that started this one.
+    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    peak = found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from problem_contract import ProblemContract
 
 import sciml
 from problems.cryoem import ctf, fourier, read_particles, reconstruct
@@ -50,6 +51,15 @@ def problem(particles: Particles) -> DensityProblem:
 def _model(seed: int = 0) -> Density:
     draw = np.random.default_rng(seed)
     return Density(BOX, 0.1 * draw.normal(size=(BOX,) * 3)).double()
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex:UserWarning")  # rows are compared by their real parts
+class TestContract(ProblemContract):
+    """What every Problem must keep to."""
+
+    @pytest.fixture
+    def pair(self, problem: DensityProblem) -> tuple[DensityProblem, Density]:
+        return problem, _model()
 
 
 def _batch(problem: DensityProblem, size: int | None = 20, seed: int = 0) -> ImageBatch:
