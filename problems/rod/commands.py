@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 UNBALANCED = 1e-2
 """Missing force, relative to the largest normal force, above which a solution is not accepted whatever its loss."""
 
+INCOMPLETE = 6000.0
+"""Evaluations spent at most on a problem that is known to lack a condition: enough to see what comes of it."""
 TEXT = ("case", "state", "form", "sampling")
 
 
@@ -96,7 +98,7 @@ def solve(options: SolveOptions) -> int:
     phases = None
     if case.tolerance is not None:
         phases = [sciml.Adam(), sciml.SelfScaled(tolerance=case.tolerance)]
-    budget = sciml.Budget(seconds=options.seconds)
+    budget = sciml.Budget(options.seconds, None if options.interface else INCOMPLETE)
     stage = run.stage(options.form)
     solution = sciml.solve(form, model, phases, switch=options.switch, seed=options.seed, budget=budget, run=stage)
     summary = _summary(form, solution, notes)
