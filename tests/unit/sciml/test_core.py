@@ -290,3 +290,59 @@ def test_single_precision_model_solves_in_single_precision():
     assert model.theta.dtype == torch.float32
     assert solution.loss < 1e-10
     assert torch.allclose(model.theta.double(), torch.linspace(-1, 1, 10, dtype=torch.float64), atol=1e-4)
+
+
+class Recording(LeastSquares):
+    """Keeps the inputs of every batch that the loss sees."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seen = []
+
+    def loss(self, model, batch):
+        self.seen.append(batch[0].clone())
+        return super().loss(model, batch)
+
+
+@pytest.mark.parametrize("size", [None, 256])
+def test_batches_differ_from_step_to_step_and_are_the_same_in_every_run(size):
+    runs = []
+    for _ in range(2):
+        problem = Recording(size=size)
+        sciml.solve(problem, Weights(), [sciml.Adam(steps=25, batch=32)])
+        runs.append(problem.seen)
+    assert len(runs[0]) == 4 * 21 + 4  # four parts a step while the noise is measured (0 to 19 and 20), else one
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    assert len({float(batch.sum()) for batch in runs[0]}) == len(runs[0])
+
+
+def test_micro_batches_of_a_finite_set_are_disjoint():
+    problem = Recording(size=64)
+    sciml.solve(problem, Weights(), [sciml.Adam(steps=1, batch=64)])
+    rows = torch.cat(problem.seen)
+    assert rows.shape[0] == 64
+    assert torch.equal(rows.sort(0).values, problem.data[0].sort(0).values)
+
+
+def test_the_start_race_goes_to_the_faster_method():
+    solution = sciml.solve(LeastSquares(size=256), Weights(), [sciml.Adam(lr=1e-4), sciml.LBFGS()])
+    assert "start race went to LBFGS" in solution.switch[0]["reason"]
+    assert solution.switch[0]["details"]["loss_finisher"] < solution.switch[0]["details"]["loss_stochastic"]
+
+
+class Liar(LeastSquares):
+    """The gradient over the whole set points uphill, so that no line search along it succeeds."""
+
+    def gradient(self, model, batch):
+        x, y = batch
+        residual = x @ model.theta.detach() - y
+        sign = -1.0 if len(y) == self.size else 1.0
+        return {"squares": 0.5 * residual.square().mean()}, sign * x.T @ residual / len(y)
+
+
+def test_a_finisher_that_fails_in_the_race_is_dropped():
+    problem, model = Liar(size=256), Weights()
+    solution = sciml.solve(problem, model, [sciml.Adam(lr=0.1, steps=2000), sciml.LBFGS()])
+    assert "race" not in solution.switch[0]["reason"]
+    assert solution.switch[0]["step"] > 40  # Adam went on until its own rate of progress ended it
+    assert solution.result is sciml.Result.LINE_SEARCH_FAILED or solution.loss < 1e-12
