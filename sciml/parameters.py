@@ -1,5 +1,7 @@
 """All trainable parameters of a module as one flat vector that the module's own parameters are views of."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -7,19 +9,19 @@ from sciml.errors import InputError
 
 
 class FlatParameters:
-    """One contiguous vector behind a module's parameters: optimisers work on it, the module sees every change at once.
+    """One contiguous vector behind some parameters: optimisers work on it, the module sees every change at once.
 
     Attributes:
         vector: shape (n,), the parameters that require gradients, concatenated in the order of `model.parameters()`.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        """Rebind the module's parameters to views of one vector.
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        """Rebind the parameters (those that require gradients) to views of one vector.
 
         Raises:
             InputError: no trainable parameter, or several dtypes or devices among them.
         """
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters = [p for p in parameters if p.requires_grad]
         if not self.parameters:
             raise InputError("the model has no trainable parameters; there is nothing to optimise")
         kinds = {(p.dtype, p.device) for p in self.parameters}

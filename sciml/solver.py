@@ -87,7 +87,7 @@ class _Loop:
         switch: str | int | SwitchRule,
         seed: int,
     ) -> None:
-        flat = FlatParameters(model)
+        flat = FlatParameters(model.parameters())
         self.setting = Setting(problem, model, flat, FixedSet(problem, seed, flat.vector), seed)
         self.phases = tuple(phases or default_phases(problem, model, flat.vector.numel()))
         for phase in self.phases:

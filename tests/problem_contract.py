@@ -96,7 +96,7 @@ class ProblemContract:
 
     def test_mean_of_chunk_gradients_is_the_whole_gradient(self, pair: tuple[Problem, nn.Module]) -> None:
         problem, model = pair
-        flat = FlatParameters(model)
+        flat = FlatParameters(model.parameters())
         batch = self.batch(problem, model)
         whole = evaluate(problem, model, flat, batch).gradient
         parts = [evaluate(problem, model, flat, part).gradient for part in split(batch, self.chunks)]
@@ -120,7 +120,7 @@ class ProblemContract:
 
     def test_the_gradient_is_the_derivative_of_the_loss(self, pair: tuple[Problem, nn.Module]) -> None:
         problem, model = pair
-        flat = FlatParameters(model)
+        flat = FlatParameters(model.parameters())
         batch = self.batch(problem, model)
         origin = flat.vector.clone()
         gradient = evaluate(problem, model, flat, batch).gradient

@@ -64,7 +64,7 @@ def test_streams_are_functions_of_seed_purpose_and_counter():
 def test_flat_parameters_are_the_models_own():
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     before = model(torch.ones(1, 2))
-    flat = FlatParameters(model)
+    flat = FlatParameters(model.parameters())
     assert torch.equal(model(torch.ones(1, 2)), before)
     flat.vector.zero_()
     assert torch.equal(model(torch.ones(1, 2)), torch.zeros(1, 1))
@@ -73,10 +73,10 @@ def test_flat_parameters_are_the_models_own():
 
 def test_models_that_cannot_be_trained_are_refused():
     with pytest.raises(InputError, match="no trainable"):
-        FlatParameters(torch.nn.Tanh())
+        FlatParameters(torch.nn.Tanh().parameters())
     mixed = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1).double()])
     with pytest.raises(InputError, match=r"float32 on cpu, torch\.float64 on cpu"):
-        FlatParameters(mixed)
+        FlatParameters(mixed.parameters())
 
 
 def test_checkpoint_keeps_every_bit_and_notices_damage(tmp_path):

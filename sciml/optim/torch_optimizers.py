@@ -1,0 +1,119 @@
+"""The quasi-Newton methods as plain `torch.optim.Optimizer`s, usable without the rest of the package."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.errors import InputError
+from sciml.optim.lbfgs import CompactLBFGS
+from sciml.optim.quasi_newton import InverseHessian, QuasiNewton, Status
+from sciml.optim.self_scaled import DenseSelfScaled
+from sciml.parameters import FlatParameters
+
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+"""What torch's optimisers take: parameters, or groups of them."""
+
+
+class _QuasiNewtonOptimizer(torch.optim.Optimizer):
+    """`step(closure)` runs up to `iterations` iterations on one and the same function.
+
+    The closure zeroes the gradients, computes the loss, calls backward and returns the loss. It is called once at the
+    start of every step, so a closure that changes its samples between steps never mixes two sample sets in a
+    curvature pair; the curvature found so far is kept.
+
+    Attributes:
+        status: how the latest iteration ended (`sciml.optim.quasi_newton.Status`).
+    """
+
+    def __init__(
+        self, params: Parameters, inverse_hessian: Callable[[Tensor], InverseHessian], defaults: dict[str, Any]
+    ) -> None:
+        super().__init__(params, defaults)
+        if len(self.param_groups) > 1:
+            raise InputError(f"{len(self.param_groups)} parameter groups; a quasi-Newton method takes one")
+        self._flat = FlatParameters(self.param_groups[0]["params"])
+        self._closure: Callable[[], Any] | None = None
+        self._method = QuasiNewton(self._flat.vector, self._evaluate, inverse_hessian(self._flat.vector))
+        self.status: Status | None = None
+
+    def _evaluate(self) -> tuple[Tensor, Tensor]:
+        assert self._closure is not None
+        with torch.enable_grad():
+            loss = torch.as_tensor(self._closure()).detach()
+        return loss.to(self._flat.vector), self._flat.flatten(tuple(p.grad for p in self._flat.parameters))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Iterate; the parameters are left at the best point.
+
+        Returns:
+            The loss **after** the step (torch's own L-BFGS returns the one before it).
+
+        Raises:
+            InputError: no closure was given.
+        """
+        if closure is None:
+            raise InputError("step() needs a closure that computes the loss and its gradient")
+        self._closure = closure
+        try:
+            loss = self._method.refresh()
+            for _ in range(self.param_groups[0]["iterations"]):
+                iteration = self._method.iterate()
+                loss, self.status = iteration.value, iteration.status
+                if self.status not in (Status.PROGRESS, Status.RESTARTED):
+                    break
+        finally:
+            self._closure = None
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Curvature and settings; the parameters are the model's to save."""
+        return {"tensors": self._method.tensors(), "numbers": self._method.numbers(), "groups": self._settings()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave, for parameters of the same sizes."""
+        self.param_groups[0].update(state_dict["groups"])
+        tensors = {name: tensor.clone() for name, tensor in state_dict["tensors"].items()}
+        self._method.restore(tensors, state_dict["numbers"])
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: value for name, value in self.param_groups[0].items() if name != "params"}
+
+
+class LBFGS(_QuasiNewtonOptimizer):
+    """L-BFGS in compact form with a strong-Wolfe search; scale-free: f and c f give the same iterates.
+
+    Args:
+        params: one group of parameters of one dtype and device.
+        history: pairs kept.
+        iterations: iterations a step.
+        preconditioner: symmetric positive operator on flat vectors, close to the inverse Hessian.
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        history: int = 20,
+        iterations: int = 20,
+        preconditioner: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if history < 1 or iterations < 1:
+            raise InputError(f"LBFGS(history={history}, iterations={iterations}): both must be at least 1")
+        defaults = {"history": history, "iterations": iterations}
+        super().__init__(params, lambda vector: CompactLBFGS(vector, history, preconditioner), defaults)
+
+
+class SelfScaled(_QuasiNewtonOptimizer):
+    """Self-scaled Broyden updates of a dense inverse Hessian: for models of up to a few thousand parameters.
+
+    Args:
+        params: one group of parameters of one dtype and device.
+        iterations: iterations a step.
+    """
+
+    def __init__(self, params: Parameters, iterations: int = 20) -> None:
+        if iterations < 1:
+            raise InputError(f"SelfScaled(iterations={iterations}): must be at least 1")
+        super().__init__(params, DenseSelfScaled, {"iterations": iterations})
