@@ -1,0 +1,44 @@
+"""The names of the family: what the command line calls each equation, and where its class is."""
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sciml.errors import InputError
+
+if TYPE_CHECKING:
+    from problems.pdes.collocation import Collocation
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a class is, and its equation in one line."""
+
+    module: str
+    name: str
+    equation: str
+
+
+CATALOG: dict[str, Entry] = {
+    "poisson_1d": Entry("poisson", "Poisson1D", "-u'' = f on [0, 1]"),
+    "poisson_2d": Entry("poisson", "Poisson2D", "-Laplacian u = f on the unit square"),
+    "helmholtz": Entry("helmholtz", "Helmholtz", "Laplacian u + u = f, solution sin(pi x) sin(4 pi y)"),
+    "heat": Entry("heat", "Heat", "u_t = 0.1 u_xx, two modes"),
+    "klein_gordon": Entry("klein_gordon", "KleinGordon", "u_tt - u_xx + u^3 = f"),
+    "reaction": Entry("reaction", "Reaction", "u_t = 5 u (1 - u) from a Gaussian hill"),
+    "convection": Entry("convection", "Convection", "u_t + 40 u_x = 0, periodic"),
+    "wave": Entry("wave", "Wave", "u_tt = 4 u_xx, first and fifth mode"),
+    "burgers": Entry("burgers", "Burgers", "u_t + u u_x = (0.01 / pi) u_xx, a shock"),
+}
+
+
+def make(name: str) -> "Collocation":
+    """The problem of that name; loads torch.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in CATALOG:
+        raise InputError(f"PDE {name!r}: choose one of {', '.join(CATALOG)}.")
+    entry = CATALOG[name]
+    return getattr(importlib.import_module(f"problems.pdes.{entry.module}"), entry.name)()

@@ -1,0 +1,127 @@
+"""Standard PDEs: list them, solve one and compare with its reference."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from problems.pdes.catalog import CATALOG, make
+from sciml import cli
+from sciml.run import Run
+
+if TYPE_CHECKING:
+    from problems.pdes.collocation import Collocation
+    from sciml import Solution
+
+UNSOLVED = 1e-3
+"""Held-out residual, relative to the equation's largest term, above which no solution is accepted."""
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Print the names and equations."""
+
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """Solve one PDE and compare with the reference that is no network."""
+
+    name: Positional[str]
+    """Which PDE; see `sciml pde list`."""
+    out: Path
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of the network's first parameters and of every batch."""
+    switch: Literal["auto", "snr"] | int = "auto"
+    """When the stochastic phase ends: the measured rule, the literal SNR threshold, or a step number."""
+    seconds: float | None = None
+    """Stop after so many seconds."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    overwrite: bool = False
+    """Discard an earlier run in the folder."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def main(arguments: list[str]) -> int:
+    """Serve `sciml pde ...`; see `sciml.cli.main` for the exit codes."""
+    table = {"list": (ListOptions, show), "solve": (SolveOptions, solve)}
+    return cli.dispatch("sciml pde", table, arguments)
+
+
+def show(options: ListOptions) -> int:
+    """`sciml pde list`."""
+    if options.json:
+        cli.print_json({"pdes": [{"name": name, "equation": entry.equation} for name, entry in CATALOG.items()]})
+    else:
+        width = max(map(len, CATALOG))
+        print("\n".join(f"{name:<{width}}  {entry.equation}" for name, entry in CATALOG.items()))
+    return cli.DONE
+
+
+def solve(options: SolveOptions) -> int:
+    """`sciml pde solve NAME`: solve, check on held-out points, draw, report.
+
+    Returns:
+        0 when converged and the residual is small where no point was, otherwise 3 with all outputs written.
+    """
+    import sciml
+    from sciml.commands import choose_device
+
+    problem = make(options.name)
+    model = problem.model(options.seed).to(choose_device(options.device))
+    run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
+    phases = [sciml.Adam(), sciml.SelfScaled(tolerance=problem.tolerance)]
+    solution = sciml.solve(
+        problem,
+        model,
+        phases,
+        switch=options.switch,
+        seed=options.seed,
+        budget=sciml.Budget(seconds=options.seconds),
+        run=run.stage(options.name),
+    )
+    _draw(run, options.name, problem, solution)
+    return cli.conclude(run, _summary(problem, solution), json=options.json)
+
+
+def _summary(problem: "Collocation", solution: "Solution") -> dict[str, Any]:
+    """The object of `--json`. A loss that is small only at its own points is no success."""
+    values = dict(problem.evaluate(solution.model))
+    result, held_out, notes = solution.result.name, values["held_out_residual"], []
+    if not held_out <= UNSOLVED and result == "CONVERGED":
+        result = "HELD_OUT_FAILED"
+        text = (
+            f"the residual at held-out points is {held_out:.2g} of the equation's largest term (limit {UNSOLVED:g}), "
+            f"whatever the loss of {solution.loss:.2g} says."
+        )
+        notes.append(text)
+        cli.say(f"Warning: {text}")
+    return {
+        "result": result,
+        "relative_l2": values.pop("relative_l2"),
+        "loss": float(solution.loss),
+        "evaluations": solution.evaluations,
+        "seconds": solution.seconds,
+        **values,
+        "switch": solution.switch,
+        "warnings": notes,
+    }
+
+
+def _draw(run: Run, name: str, problem: "Collocation", solution: "Solution") -> None:
+    import torch
+
+    from problems.pdes import figures
+
+    with torch.no_grad():
+        field = problem.field(solution.model, problem.grid.to(next(solution.model.parameters())))
+    sides = tuple(zip(problem.domain.lower, problem.domain.upper, strict=True))
+    panels = [values.double().cpu().reshape(problem.shape).numpy() for values in (field, problem.truth)]
+    caption = f"{name}: {CATALOG[name].equation}. Network, reference, and their difference on the held-out grid."
+    figures.draw_field(run.figure("solution", caption), panels[0], panels[1], figures.Frame(problem.axes, sides))

@@ -1,0 +1,71 @@
+"""`sciml pde ...` from the inside: exit codes, the JSON object, the files; and two equations solved to six digits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sciml
+from problems.pdes import CATALOG, make
+from sciml import cli
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict, str]:
+    code = cli.main(["pde", *words, "--json"])
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    return code, json.loads(lines[-1]) if lines else {}, captured.err
+
+
+def test_list_names_every_equation(capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer, _ = run(capsys, "list")
+    assert code == 0
+    assert [row["name"] for row in answer["pdes"]] == list(CATALOG)
+    assert cli.main(["pde", "list"]) == 0
+    assert "u_t + 40 u_x = 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["poisson_1d", "heat"])
+def test_a_solve_without_time_exits_with_3_and_writes_everything(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, answer, errors = run(capsys, "solve", name, "--seconds", "0.3", "--seed", "1", "--out", str(out))
+    assert (code, answer["result"]) == (3, "MAX_STEPS")
+    assert "did not converge" in errors
+    assert {"relative_l2", "loss", "evaluations", "seconds", "switch", "held_out_residual"} <= answer.keys()
+    assert {"phase", "step", "reason", "snr", "batch"} <= answer["switch"][0].keys()
+    assert 0 < answer["relative_l2"] < 10
+    for file in ("experiment.json", "summary.json", "report.html", "figures/solution.png",
+                 f"stages/{name}/metrics.jsonl"):  # fmt: skip
+        assert (out / file).stat().st_size > 0, file
+    assert json.loads((out / "experiment.json").read_text())["options"]["seed"] == 1
+
+
+def test_converged_between_its_points_only_is_no_success(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("problems.pdes.commands.UNSOLVED", 1e-14)
+    monkeypatch.setattr("problems.pdes.poisson.Poisson1D.tolerance", 1e-2)
+    code, answer, errors = run(capsys, "solve", "poisson_1d", "--out", str(tmp_path / "run"))
+    assert (code, answer["result"]) == (3, "HELD_OUT_FAILED")
+    assert "held-out points" in errors
+    assert len(answer["warnings"]) == 1
+
+
+def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["pde", "solve", "poisson_3d", "--out", str(tmp_path / "run")]) == 2
+    assert "'poisson_3d': choose one of poisson_1d" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert cli.main(["pde", "draw"]) == 2
+    assert cli.main(["pde", "solve", "heat"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["poisson_1d", "poisson_2d"])
+def test_poisson_is_solved_to_six_digits(name: str) -> None:
+    problem = make(name)
+    phases = [sciml.Adam(), sciml.SelfScaled(tolerance=problem.tolerance)]
+    solution = sciml.solve(problem, problem.model(0), phases, seed=0)
+    assert solution.result is sciml.Result.CONVERGED
+    assert problem.evaluate(solution.model)["relative_l2"] < 1e-6
