@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciml.pde import MLP, Box
+from sciml.phases import Adam, Phase, SelfScaled
 from sciml.problem import Problem
 
 GRID_2D, GRID_1D = 101, 1001
@@ -56,6 +57,10 @@ class Collocation(Problem[nn.Module, Tensor]):
     def model(self, seed: int = 0) -> nn.Module:
         """A float64 network that suits the equation; its start is a function of the seed alone."""
         return self.network(seed).double()
+
+    def phases(self) -> list[Phase]:
+        """What to solve with: Adam, then the dense quasi-Newton finisher, which adds points when it over-fits."""
+        return [Adam(), SelfScaled(tolerance=self.tolerance)]
 
     def sample(self, size: int | None, generator: torch.Generator) -> Float[Tensor, "points dim"]:
         """Stratified points on a line, freshly scrambled Sobol points otherwise: a stream without end."""

@@ -76,11 +76,10 @@ def solve(options: SolveOptions) -> int:
     problem = make(options.name)
     model = problem.model(options.seed).to(choose_device(options.device))
     run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
-    phases = [sciml.Adam(), sciml.SelfScaled(tolerance=problem.tolerance)]
     solution = sciml.solve(
         problem,
         model,
-        phases,
+        problem.phases(),
         switch=options.switch,
         seed=options.seed,
         budget=sciml.Budget(seconds=options.seconds),

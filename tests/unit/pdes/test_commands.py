@@ -25,7 +25,7 @@ def test_list_names_every_equation(capsys: pytest.CaptureFixture[str]) -> None:
     assert "u_t + 40 u_x = 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["poisson_1d", "heat"])
+@pytest.mark.parametrize("name", ["poisson_1d", "heat", "wave"])
 def test_a_solve_without_time_exits_with_3_and_writes_everything(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -65,7 +65,6 @@ def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str], tmp_path:
 @pytest.mark.parametrize("name", ["poisson_1d", "poisson_2d"])
 def test_poisson_is_solved_to_six_digits(name: str) -> None:
     problem = make(name)
-    phases = [sciml.Adam(), sciml.SelfScaled(tolerance=problem.tolerance)]
-    solution = sciml.solve(problem, problem.model(0), phases, seed=0)
+    solution = sciml.solve(problem, problem.model(0), problem.phases(), seed=0)
     assert solution.result is sciml.Result.CONVERGED
     assert problem.evaluate(solution.model)["relative_l2"] < 1e-6
