@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from problems.pdes.catalog import CATALOG, make
 from sciml import cli
+from sciml.errors import InputError
 from sciml.run import Run
 
 if TYPE_CHECKING:
@@ -74,12 +75,17 @@ def solve(options: SolveOptions) -> int:
     from sciml.commands import choose_device
 
     problem = make(options.name)
+    phases = problem.phases()
+    if options.switch != "auto" and len(phases) == 1:
+        raise InputError(
+            f"--switch {options.switch}: {options.name} has no stochastic phase to end; leave the flag out."
+        )
     model = problem.model(options.seed).to(choose_device(options.device))
     run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
     solution = sciml.solve(
         problem,
         model,
-        problem.phases(),
+        phases,
         switch=options.switch,
         seed=options.seed,
         budget=sciml.Budget(seconds=options.seconds),

@@ -56,6 +56,8 @@ def test_converged_between_its_points_only_is_no_success(
 def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["pde", "solve", "poisson_3d", "--out", str(tmp_path / "run")]) == 2
     assert "'poisson_3d': choose one of poisson_1d" in capsys.readouterr().err
+    assert cli.main(["pde", "solve", "wave", "--switch", "snr", "--out", str(tmp_path / "run")]) == 2
+    assert "wave has no stochastic phase to end" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert cli.main(["pde", "draw"]) == 2
     assert cli.main(["pde", "solve", "heat"]) == 2
