@@ -46,9 +46,9 @@ class Burgers(Collocation):
         return -torch.sin(math.pi * place) + time * place * (1 - place) * model(x)
 
     def residual(self, u: Float[Tensor, "points 1"], x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
-        """(u_t + u u_x - nu u_xx) / (pi / 2); the last number is the largest |u u_x| at the start."""
+        """u_t + u u_x - nu u_xx, whose terms are of order one at the start."""
         slope = gradient(u, x)
-        return (slope[:, 1:] + u * slope[:, :1] - VISCOSITY * derivative(slope[:, :1], x, dim=0)) / (math.pi / 2)
+        return slope[:, 1:] + u * slope[:, :1] - VISCOSITY * derivative(slope[:, :1], x, dim=0)
 
     def reference(self, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
         """Cole and Hopf's integrals by Gauss-Hermite quadrature with 120 nodes.
