@@ -111,17 +111,7 @@ def run_solve(options: SolveOptions) -> int:
     budget = sciml.Budget(seconds=options.seconds, evaluations=options.evaluations)
     solution = sciml.solve(problem, model, switch=options.switch, seed=options.seed, budget=budget, run=run)
     _save_model(solution.model, run.path / "model.safetensors")
-    errors = {name: float(value) for name, value in problem.evaluate(solution.model).items()}
-    summary = {
-        "result": solution.result.name,
-        "relative_l2": errors.pop("relative_l2", None),
-        "loss": float(solution.loss),
-        "evaluations": solution.evaluations,
-        "seconds": solution.seconds,
-        "switch": solution.switch,
-        **errors,
-    }
-    return cli.conclude(run, summary, json=options.json)
+    return cli.conclude(run, solution.summary(problem.evaluate(solution.model)), json=options.json)
 
 
 def run_resume(options: ResumeOptions) -> int:

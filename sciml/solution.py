@@ -1,5 +1,6 @@
 """What a solve answers: `Solution`, its `Result`, and the `Budget` it was given."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -58,6 +59,24 @@ class Solution:
     history: list[dict[str, Any]] = field(repr=False)
     switch: list[dict[str, Any]]
     values: dict[str, float]
+
+    def summary(self, values: Mapping[str, float]) -> dict[str, Any]:
+        """What every command that solves prints with `--json`.
+
+        Args:
+            values: the answer of `Problem.evaluate` for the final model; `relative_l2` is None where it is missing.
+        """
+        others = {name: float(value) for name, value in values.items() if name != "relative_l2"}
+        error = values.get("relative_l2")
+        return {
+            "result": self.result.name,
+            "relative_l2": None if error is None else float(error),
+            "loss": float(self.loss),
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            **others,
+            "switch": self.switch,
+        }
 
     def plot(self) -> Any:
         """A figure of the optimisation: loss, signal-to-noise ratio with its interval, batch and set, switches."""

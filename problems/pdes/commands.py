@@ -97,7 +97,7 @@ def solve(options: SolveOptions) -> int:
 
 def _summary(problem: "Collocation", solution: "Solution") -> dict[str, Any]:
     """The object of `--json`. A loss that is small only at its own points is no success."""
-    values = dict(problem.evaluate(solution.model))
+    values = problem.evaluate(solution.model)
     result, held_out, notes = solution.result.name, values["held_out_residual"], []
     if not held_out <= UNSOLVED and result == "CONVERGED":
         result = "HELD_OUT_FAILED"
@@ -107,16 +107,7 @@ def _summary(problem: "Collocation", solution: "Solution") -> dict[str, Any]:
         )
         notes.append(text)
         cli.say(f"Warning: {text}")
-    return {
-        "result": result,
-        "relative_l2": values.pop("relative_l2"),
-        "loss": float(solution.loss),
-        "evaluations": solution.evaluations,
-        "seconds": solution.seconds,
-        **values,
-        "switch": solution.switch,
-        "warnings": notes,
-    }
+    return {**solution.summary(values), "result": result, "warnings": notes}
 
 
 def _draw(run: Run, name: str, problem: "Collocation", solution: "Solution") -> None:

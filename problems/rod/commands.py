@@ -108,7 +108,7 @@ def solve(options: SolveOptions) -> int:
 
 def _summary(form: "RodForm", solution: "Solution", notes: list[str]) -> dict[str, Any]:
     """The object of `--json`. A solve that ended well but is not in equilibrium is no success."""
-    values = dict(form.evaluate(solution.model))
+    values = form.evaluate(solution.model)
     result = solution.result.name
     balance = values["held_out_balance"]
     if not balance <= UNBALANCED:
@@ -120,16 +120,7 @@ def _summary(form: "RodForm", solution: "Solution", notes: list[str]) -> dict[st
         )
         notes.append(text)
         cli.say(f"Warning: {text}")
-    return {
-        "result": result,
-        "relative_l2": values.pop("relative_l2"),
-        "loss": float(solution.loss),
-        "evaluations": solution.evaluations,
-        "seconds": solution.seconds,
-        **values,
-        "switch": solution.switch,
-        "warnings": notes,
-    }
+    return {**solution.summary(values), "result": result, "warnings": notes}
 
 
 def _write_outputs(run: Run, case: "Case", form: "RodForm", solution: "Solution") -> None:

@@ -262,6 +262,16 @@ def test_budget_in_evaluations_and_steps_are_kept():
     assert "budget" in solution.switch[-1]["reason"]
 
 
+def test_summary_has_the_keys_that_scripts_rely_on():
+    solution = sciml.solve(LeastSquares(size=64), Weights())
+    plain = solution.summary({})
+    assert list(plain) == ["result", "relative_l2", "loss", "evaluations", "seconds", "switch"]
+    assert plain["result"] == "CONVERGED"
+    assert plain["relative_l2"] is None
+    full = solution.summary({"relative_l2": 0.25, "held_out": 0.5})
+    assert (full["relative_l2"], full["held_out"]) == (0.25, 0.5)
+
+
 class Exploding(LeastSquares):
     def loss(self, model, batch):
         x, y = batch
