@@ -5,7 +5,7 @@ from sciml.pde.derivatives import derivative, derivatives, divergence, gradient,
 from sciml.pde.domains import Box, Interval
 from sciml.pde.networks import MLP, Kinks
 from sciml.pde.quadrature import composite_gauss, gauss_legendre
-from sciml.pde.sampling import unit_points
+from sciml.pde.sampling import residual_adaptive, unit_points
 from sciml.pde.weak import TestFunctions, bubbles, concatenate, hats, sines
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "gradient",
     "hats",
     "laplacian",
+    "residual_adaptive",
     "sines",
     "unit_points",
 ]

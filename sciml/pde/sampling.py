@@ -58,3 +58,45 @@ def _latin(size: int, dim: int, generator: torch.Generator) -> Tensor:
 def _sobol(size: int, dim: int, generator: torch.Generator) -> Tensor:
     seed = int(torch.randint(0, 2**63 - 1, (), generator=generator))
     return torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed).draw(size, dtype=torch.float64)
+
+
+def residual_adaptive(
+    candidates: Float[Tensor, "candidates dim"],
+    density: Float[Tensor, "candidates"],
+    size: int,
+    generator: torch.Generator,
+    uniform_fraction: float = 0.5,
+) -> Float[Tensor, "points dim"]:
+    """Chooses `size` of the candidates where the residual is large, without losing sight of the rest.
+
+    Candidate i is drawn with probability proportional to (1 - f) density_i / mean(density) + f, without replacement
+    and in random order. With uniform candidates the fraction f of the points is expected to be uniform. This is RAD of
+    Wu et al. (2023, Comput. Methods Appl. Mech. Eng. 403, 115671; arXiv 2207.10289), p ~ |r|^k / E|r|^k + c, with
+    density = |r|^k and c = f / (1 - f): the default is their k = 1, c = 1 when |r| is given.
+
+    Args:
+        candidates: uniform points of the domain, several times as many as are wanted (10,000 is usual).
+        density: |residual|^k at the candidates, k = 1 or 2; any scale. Zero everywhere means uniform.
+        size: number of points.
+        generator: a CPU generator, the only source of randomness.
+        uniform_fraction: f, from 0 (residual only) to 1 (uniform).
+
+    Returns:
+        The chosen rows of `candidates`.
+
+    Raises:
+        InputError: fewer candidates than points, a fraction outside [0, 1], a negative or non-finite density.
+    """
+    if not 1 <= size <= len(candidates):
+        raise InputError(f"{size} points out of {len(candidates)} candidates: at least 1, at most all of them.")
+    if not 0 <= uniform_fraction <= 1:
+        raise InputError(f"uniform_fraction = {uniform_fraction}: it must lie in [0, 1].")
+    density = density.detach().to("cpu", torch.float64)
+    if not bool((density.isfinite() & (density >= 0)).all()):
+        raise InputError("the density of adaptive points has negative or non-finite values: give |residual|^k.")
+    mean = density.mean()
+    weight = (1 - uniform_fraction) * density / mean + uniform_fraction if mean > 0 else torch.ones_like(density)
+    # The first arrivals of independent exponential clocks with these rates are a weighted draw without replacement.
+    arrival = torch.empty_like(weight).exponential_(generator=generator) / weight
+    chosen = arrival.topk(size, largest=False, sorted=False).indices
+    return candidates[chosen[torch.randperm(size, generator=generator)].to(candidates.device)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sciml.errors import InputError
-from sciml.pde import Box, Interval, unit_points
+from sciml.pde import Box, Interval, residual_adaptive, unit_points
 from sciml.pde.sampling import METHODS
 
 
@@ -104,3 +104,30 @@ def test_faulty_domains_are_refused() -> None:
         Interval(0, 1).sample(5, seeded(), "grid")
     with pytest.raises(InputError, match="at least 1"):
         Interval(0, 1).sample(0, seeded())
+
+
+def test_adaptive_points_follow_the_density_and_cover_the_rest() -> None:
+    """Nine tenths of the residual on a tenth of the square: .5 * .9 + .5 * .1 of the points lie there, none twice."""
+    candidates = unit_points(40_000, 2, seeded(1))
+    inside = candidates[:, 0] < 0.1
+    density = torch.where(inside, 0.9 / 0.1, 0.1 / 0.9).double()
+    points = residual_adaptive(candidates, density, 800, seeded())
+    assert float((points[:, 0] < 0.1).double().mean()) == pytest.approx(0.5, abs=0.06)
+    assert len(points.unique(dim=0)) == 800
+    assert float((points[:400, 0] < 0.1).double().mean()) == pytest.approx(0.5, abs=0.08)  # in random order
+    assert torch.equal(points, residual_adaptive(candidates, 17 * density, 800, seeded()))
+    only = residual_adaptive(candidates, inside.double(), 800, seeded(), uniform_fraction=0.0)
+    assert bool((only[:, 0] < 0.1).all())
+    for even in (torch.zeros_like(density), density):
+        spread = residual_adaptive(candidates, even, 800, seeded(), uniform_fraction=1.0)
+        assert float((spread[:, 0] < 0.1).double().mean()) == pytest.approx(0.1, abs=0.04)
+
+
+def test_adaptive_points_refuse_what_cannot_be_drawn() -> None:
+    candidates = unit_points(10, 1, seeded())
+    with pytest.raises(InputError, match="11 points out of 10"):
+        residual_adaptive(candidates, torch.ones(10).double(), 11, seeded())
+    with pytest.raises(InputError, match="non-finite"):
+        residual_adaptive(candidates, torch.full((10,), torch.nan).double(), 5, seeded())
+    with pytest.raises(InputError, match="uniform_fraction"):
+        residual_adaptive(candidates, torch.ones(10).double(), 5, seeded(), uniform_fraction=1.5)
