@@ -136,23 +136,17 @@ class _Loop:
         while self.result is None:
             ending = self.runner.advance()
             self._collect()
-            if ending is not None:
+            if (reached := self.budget.reached(self.values)) is not None:
+                self._end_phase(Ending("CONVERGED", reached, {}), last=True)
+            elif ending is not None:
                 self._end_phase(ending)
             elif interrupts.asked:
                 self._stop(Result.INTERRUPTED)
-            elif (spent := self._spent()) is not None:
+            elif (spent := self.budget.spent(self.seconds, self.evaluations)) is not None:
                 self._end_phase(Ending("MAX_STEPS", spent, {}), last=True)
             elif time.monotonic() - self.saved > max(CHECKPOINT_SECONDS, 20 * self.save_cost):
                 self._save()
             self._show(progress)
-
-    def _spent(self) -> str | None:
-        """Which part of the budget is spent, in words."""
-        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
-            return f"the budget of {self.budget.seconds:g} s"
-        if self.budget.evaluations is not None and self.evaluations >= self.budget.evaluations:
-            return f"the budget of {self.budget.evaluations:g} evaluations"
-        return None
 
     def _may_race(self) -> bool:
         """Whether the finisher may start beside the stochastic phase: only where one step costs more than 1/32 of a
@@ -204,7 +198,7 @@ class _Loop:
         if self.initial_loss is None:
             self.initial_loss = next((r["loss"] for r in records if r["kind"] == "step"), None)
         self._append(records)
-        interval = 20 if isinstance(self.runner, DeterministicRunner) else 100
+        interval = 1 if self.budget.target else 20 if isinstance(self.runner, DeterministicRunner) else 100
         if self.runner.step // interval != self.evaluated_at:
             self.evaluated_at = self.runner.step // interval
             self._evaluate()

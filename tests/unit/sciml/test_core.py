@@ -262,6 +262,22 @@ def test_budget_in_evaluations_and_steps_are_kept():
     assert "budget" in solution.switch[-1]["reason"]
 
 
+def test_a_target_ends_the_solve_at_the_first_look_that_meets_it():
+    class Judged(LeastSquares):
+        def evaluate(self, model):
+            return {"excess": 0.5 * float(((model.theta.detach() - self.truth) * self.scales).square().sum())}
+
+    for switch in (0, 30):
+        solution = sciml.solve(Judged(), Weights(), switch=switch, budget=sciml.Budget(target={"excess": 1e-6}))
+        seen = [r["values"]["excess"] for r in solution.history if r["kind"] == "evaluate"]
+        assert solution.result is sciml.Result.CONVERGED
+        assert "excess <= 1e-06" in solution.switch[-1]["reason"]
+        assert solution.values["excess"] <= 1e-6
+        assert all(value > 1e-6 for value in seen[:-2])  # the last two are of the same parameters
+    with pytest.raises(InputError, match="names error"):
+        sciml.solve(Judged(), Weights(), budget=sciml.Budget(target={"error": 1.0}))
+
+
 def test_summary_has_the_keys_that_scripts_rely_on():
     solution = sciml.solve(LeastSquares(size=64), Weights())
     plain = solution.summary({})
