@@ -12,8 +12,8 @@ from sciml.batches import split
 from sciml.gradients import loss_only
 from sciml.noise import GradientNoise
 from sciml.optim.line_search import Ending as Search
-from sciml.optim.quasi_newton import Iteration, QuasiNewton, Status
-from sciml.phases import Deterministic
+from sciml.optim.quasi_newton import Iteration, Status
+from sciml.phases import Deterministic, Objective
 from sciml.stochastic import Ending, Setting
 
 GROWTH_LIMIT = 64
@@ -37,10 +37,12 @@ class DeterministicRunner:
 
     def __init__(self, setting: Setting, phase: Deterministic, index: int, scale: float = 0.0) -> None:
         self.setting, self.phase, self.index = setting, phase, index
-        vector = setting.flat.vector
         self.terms: dict[str, Tensor] = {}
-        self.method = QuasiNewton(vector, self._closure, phase.inverse_hessian(setting.problem, setting.model, vector))
         self.step, self.items, self.evaluations = 0, 0, 0
+        batch = lambda: setting.fixed.batch
+        self.method = phase.method(
+            Objective(setting.problem, setting.model, setting.flat, batch, self._closure, self._spend)
+        )
         self.loss = math.nan
         self.scale = scale
         self.small, self.flat_steps, self.weak = 0, 0, 0
@@ -53,10 +55,14 @@ class DeterministicRunner:
 
     def _closure(self) -> tuple[Tensor, Tensor]:
         evaluation = self.setting.evaluate(self.setting.fixed.batch)
-        self.items += self.setting.fixed.size
-        self.evaluations += 1
+        self._spend(1)
         self.terms = evaluation.terms
         return evaluation.loss, evaluation.gradient
+
+    def _spend(self, evaluations: float) -> None:
+        """Count work: loss-and-gradient evaluations of the whole set, or what costs as much."""
+        self.items += evaluations * self.setting.fixed.size
+        self.evaluations += evaluations
 
     def begin(self) -> float:
         """Evaluate at the start; returns the loss."""

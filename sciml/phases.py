@@ -1,6 +1,8 @@
 """Phases are values: an algorithm with its hyper-parameters, and what ends it. `solve` runs them in order."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,8 +10,9 @@ from torch import Tensor
 from sciml.errors import InputError
 from sciml.optim.first_order import AdamRule, FirstOrder, SGDRule
 from sciml.optim.lbfgs import CompactLBFGS
-from sciml.optim.quasi_newton import InverseHessian
+from sciml.optim.quasi_newton import InverseHessian, QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
+from sciml.parameters import FlatParameters
 from sciml.problem import Problem
 from sciml.schedules import Schedule
 
@@ -74,6 +77,25 @@ class SGD(Stochastic):
         return SGDRule(vector, self.momentum, self.nesterov, problem.preconditioner(model))
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What a deterministic method works on.
+
+    Attributes:
+        problem, model, flat: as given to `solve`, and the model's parameters as one vector.
+        batch: the fixed set as it is now.
+        closure: loss and gradient over it at the vector's present content; counts itself.
+        spend: counts other work, in loss-and-gradient evaluations over the set.
+    """
+
+    problem: Problem
+    model: torch.nn.Module
+    flat: FlatParameters
+    batch: Callable[[], Any]
+    closure: Callable[[], tuple[Tensor, Tensor]]
+    spend: Callable[[float], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deterministic:
     """A quasi-Newton phase on a fixed set of items.
@@ -96,8 +118,14 @@ class Deterministic:
         if self.steps < 1 or self.patience < 1 or self.check < 1 or self.tolerance < 0:
             raise InputError(f"{self}: need steps, patience and check of at least 1 and a tolerance of at least 0")
 
+    def method(self, objective: Objective) -> QuasiNewton:
+        """The algorithm with fresh state."""
+        vector = objective.flat.vector
+        curvature = self.inverse_hessian(objective.problem, objective.model, vector)
+        return QuasiNewton(vector, objective.closure, curvature)
+
     def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
-        """The method's approximation with fresh state."""
+        """The quasi-Newton approximation with fresh state."""
         raise NotImplementedError
 
 
