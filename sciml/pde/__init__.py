@@ -1,31 +1,68 @@
-"""What any PDE needs: derivatives, domains, sampling, quadrature, weak forms, networks, hard conditions. Torch only."""
+"""What any PDE needs: derivatives, domains, sampling, quadrature, weak forms, networks, conditions. Torch only."""
 
-from sciml.pde.conditions import HardDirichlet
+from sciml.pde.conditions import (
+    HardDirichlet,
+    dirichlet,
+    initial_velocity,
+    interface,
+    neumann,
+    normal_derivative,
+    periodic,
+    robin,
+)
 from sciml.pde.derivatives import derivative, derivatives, divergence, gradient, laplacian
-from sciml.pde.domains import Box, Interval
-from sciml.pde.networks import MLP, Kinks
-from sciml.pde.quadrature import composite_gauss, gauss_legendre
+from sciml.pde.domains import Box, Disk, Interval
+from sciml.pde.exact import blend, box_lift, exact_dirichlet, exact_initial, exact_neumann
+from sciml.pde.networks import MLP, Creases, FourierFeatures, Kinks, PeriodicEmbedding
+from sciml.pde.quadrature import box_gauss, composite_gauss, disk_gauss, gauss_legendre
+from sciml.pde.regions import Boundary, Domain, SpaceTime
 from sciml.pde.sampling import residual_adaptive, unit_points
-from sciml.pde.weak import TestFunctions, bubbles, concatenate, hats, sines
+from sciml.pde.weak import TestFunctions, bubbles, concatenate, dot, hats, sines, tensor_product
+from sciml.pde.weights import gradient_balance, weighted
 
 __all__ = [
     "MLP",
+    "Boundary",
     "Box",
+    "Creases",
+    "Disk",
+    "Domain",
+    "FourierFeatures",
     "HardDirichlet",
     "Interval",
     "Kinks",
+    "PeriodicEmbedding",
+    "SpaceTime",
     "TestFunctions",
+    "blend",
+    "box_gauss",
+    "box_lift",
     "bubbles",
     "composite_gauss",
     "concatenate",
     "derivative",
     "derivatives",
+    "dirichlet",
+    "disk_gauss",
     "divergence",
+    "dot",
+    "exact_dirichlet",
+    "exact_initial",
+    "exact_neumann",
     "gauss_legendre",
     "gradient",
+    "gradient_balance",
     "hats",
+    "initial_velocity",
+    "interface",
     "laplacian",
+    "neumann",
+    "normal_derivative",
+    "periodic",
     "residual_adaptive",
+    "robin",
     "sines",
+    "tensor_product",
     "unit_points",
+    "weighted",
 ]

@@ -1,12 +1,102 @@
-"""Essential (Dirichlet) conditions that hold by construction, whatever the network says."""
+"""Boundary, initial and interface conditions as residuals, for loss terms; and the ends of an interval by construction.
 
+    {
+        "equation": (laplacian(u, x) + f(x)).square().mean(),
+        "hole": neumann(u, hole.boundary(100, generator)).square().mean(),
+    }
+
+Fields are functions of points (*points, dim) with values (*points, k). Values and coefficients are numbers, tensors of
+matching shape, or functions of the points. `exact.py` has conditions that need no term.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sciml.errors import InputError
-from sciml.pde.domains import Interval
+from sciml.pde.derivatives import Field, derivative, gradient
+from sciml.pde.domains import Box, Interval
+from sciml.pde.regions import Boundary
+
+Data = float | Tensor | Callable[[Tensor], Tensor]
+"""A number, values at the points, or a function of the points."""
+
+
+def dirichlet(u: Field, x: Float[Tensor, "points dim"], value: Data = 0.0) -> Float[Tensor, "points k"]:
+    """u - value at points of the boundary, of the start (an initial condition), or of a measurement (data)."""
+    return u(x) - value_at(value, x)
+
+
+def normal_derivative(u: Field, boundary: Boundary) -> Float[Tensor, "points k"]:
+    """du/dn along the outward normals."""
+    slope = gradient(u, boundary.points)
+    if slope.dim() == 2:
+        return (slope * boundary.normals).sum(dim=-1, keepdim=True)
+    return (slope * boundary.normals[:, None, :]).sum(dim=-1)
+
+
+def neumann(u: Field, boundary: Boundary, flux: Data = 0.0, coefficient: Data = 1.0) -> Float[Tensor, "points k"]:
+    """coefficient du/dn - flux; without more, an insulated boundary."""
+    x = boundary.points
+    return value_at(coefficient, x) * normal_derivative(u, boundary) - value_at(flux, x)
+
+
+def robin(u: Field, boundary: Boundary, transfer: Data, ambient: Data = 0.0) -> Float[Tensor, "points k"]:
+    """du/dn + transfer (u - ambient): a boundary that loses what flows to it in proportion to the excess."""
+    x = boundary.points
+    return normal_derivative(u, boundary) + value_at(transfer, x) * (u(x) - value_at(ambient, x))
+
+
+def initial_velocity(u: Field, x: Float[Tensor, "points dim"], value: Data = 0.0) -> Float[Tensor, "points k"]:
+    """u_t - value at points of the start; time is the last coordinate."""
+    return derivative(u, x, dim=x.shape[-1] - 1) - value_at(value, x)
+
+
+def periodic(
+    u: Field, box: Box, x: Float[Tensor, "points dim"], axis: int = 0, orders: int = 2
+) -> Float[Tensor, "points conditions"]:
+    """Differences between opposite faces of u and its derivatives along the axis, below order `orders`, as columns.
+
+    Args:
+        u: the field.
+        box: gives the period, upper - lower along the axis.
+        x: points of the lower face, e.g. `box.face(axis, "lower", size, generator)`.
+        axis: the periodic coordinate.
+        orders: the order of the equation in that coordinate: 2 compares u and u_x, 1 only u.
+    """
+    if orders < 1:
+        raise InputError(f"orders = {orders}: at least the values (1) must agree.")
+    shift = torch.zeros_like(x)
+    shift[..., axis] = box.upper[axis] - box.lower[axis]
+    gaps = [derivative(u, x + shift, order, axis) - derivative(u, x, order, axis) for order in range(orders)]
+    return torch.cat(gaps, dim=-1)
+
+
+def interface(
+    u: Field, boundary: Boundary, inside: Data, outside: Data, gap: float = 1e-9
+) -> Float[Tensor, "points k"]:
+    """The jump of the flux over the boundary of an inclusion, outside du/dn - inside du/dn, which must vanish.
+
+    The field needs a kink there (`Kinks`, `Creases`); a smooth one would keep its slope, not its flux, and be wrong
+    without a sign of it.
+
+    Args:
+        u: a continuous field whose slope may jump at the boundary.
+        boundary: points of the interface, with normals out of the inclusion.
+        inside, outside: the coefficient (stiffness, conductivity) on either side.
+        gap: the one-sided slopes are taken at this distance from the interface.
+    """
+    x, step = boundary.points, gap * boundary.normals
+    within, beyond = Boundary(x - step, boundary.normals), Boundary(x + step, boundary.normals)
+    return value_at(outside, x) * normal_derivative(u, beyond) - value_at(inside, x) * normal_derivative(u, within)
+
+
+def value_at(value: Data, x: Tensor) -> Tensor | float:
+    """The value at the points, whichever way it is given."""
+    return value(x) if callable(value) and not isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a PDE lives: intervals and boxes. Time is an axis of a box like any other."""
+"""Where a PDE lives: intervals, boxes, disks. `regions.py` combines them."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciml.errors import InputError
+from sciml.pde.regions import Boundary, Domain, hypotenuse
 from sciml.pde.sampling import unit_points
 
 Side = Literal["lower", "upper"]
@@ -16,7 +17,7 @@ SIDES: tuple[Side, Side] = ("lower", "upper")
 
 
 @dataclass(frozen=True)
-class Box:
+class Box(Domain):
     """The product of intervals [lower_i, upper_i]; space-time is `Box((a, 0.0), (b, T))` with time as the last axis.
 
     Raises:
@@ -34,25 +35,23 @@ class Box:
                 raise InputError(f"side {axis} of the box is [{low}, {high}]: it must be finite, with lower < upper.")
 
     @property
-    def dim(self) -> int:
-        """Number of coordinates."""
-        return len(self.lower)
-
-    @property
     def volume(self) -> float:
         """Length, area, volume, ..."""
         return math.prod(high - low for low, high in zip(self.lower, self.upper, strict=True))
 
-    def sample(self, size: int, generator: torch.Generator, method: str = "auto") -> Float[Tensor, "points dim"]:
-        """Points inside, float64 on the CPU, an independent draw at every call.
+    def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+        """The R-conjunction of (x - a)(b - x) / (b - a) over the axes; exact to first order at every face."""
+        low, high = self._corners(x)
+        sides = ((x - low) * (high - x) / (high - low)).split(1, dim=-1)
+        result = sides[0]
+        for side in sides[1:]:
+            result = result + side - hypotenuse(result, side)
+        return result
 
-        Args:
-            size: number of points.
-            generator: a CPU generator, the only source of randomness.
-            method: `auto` (stratified on a line, scrambled Sobol otherwise), `sobol`, `uniform`, `stratified` or
-                `latin`; see `sciml.pde.sampling.unit_points`.
-        """
-        return self._scale(unit_points(size, self.dim, generator, method))
+    def bubble(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+        """The product of 4 (x - a)(b - x) / (b - a)^2 over the axes: 1 in the middle, smooth everywhere."""
+        low, high = self._corners(x)
+        return (4 * (x - low) * (high - x) / (high - low) ** 2).prod(dim=-1, keepdim=True)
 
     def face(
         self, axis: int, side: Side, size: int, generator: torch.Generator, method: str = "auto"
@@ -69,19 +68,19 @@ class Box:
         points[:, free] = rest.sample(size, generator, method)
         return points
 
-    def boundary(self, size: int, generator: torch.Generator, method: str = "auto") -> Float[Tensor, "points dim"]:
-        """Points on all faces, shared out in proportion to the areas of the faces (rounded, at least one each)."""
-        faces: list[tuple[int, Side]] = [(axis, side) for axis in range(self.dim) for side in SIDES]
-        areas = torch.tensor([self.volume / (self.upper[axis] - self.lower[axis]) for axis, _ in faces])
-        ends = torch.round(torch.cumsum(areas, 0) / areas.sum() * size).long().tolist()
-        counts = [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
-        parts = [self.face(axis, side, n, generator, method) for (axis, side), n in zip(faces, counts, strict=True)]
-        return torch.cat(parts)
+    def _surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
+        points, normals = [], []
+        for axis in range(self.dim):
+            area = self.volume / (self.upper[axis] - self.lower[axis])
+            for side in SIDES:
+                face = self.face(axis, side, math.ceil(density * area), generator, method)
+                points.append(face)
+                normals.append(torch.zeros_like(face))
+                normals[-1][:, axis] = -1.0 if side == "lower" else 1.0
+        return Boundary(torch.cat(points), torch.cat(normals))
 
-    def _scale(self, unit: Tensor) -> Tensor:
-        lower = torch.tensor(self.lower, dtype=torch.float64)
-        upper = torch.tensor(self.upper, dtype=torch.float64)
-        return lower + (upper - lower) * unit
+    def _corners(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_tensor(self.lower), like.new_tensor(self.upper)
 
 
 class Interval(Box):
@@ -110,3 +109,46 @@ class Interval(Box):
         if cells < 1:
             raise InputError(f"{cells} cells: a mesh has at least 1.")
         return torch.linspace(self.left, self.right, cells + 1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Disk(Domain):
+    """The points of a plane that are no farther than `radius` from `center`.
+
+    Raises:
+        InputError: no center in a plane, or no positive radius.
+    """
+
+    center: tuple[float, float]
+    radius: float
+
+    def __post_init__(self) -> None:
+        if len(self.center) != 2 or not all(map(math.isfinite, (*self.center, self.radius))) or self.radius <= 0:
+            raise InputError(f"a disk with center {self.center}, radius {self.radius}: give (x, y) and a radius > 0.")
+        self._set_corners((c - self.radius for c in self.center), (c + self.radius for c in self.center))
+
+    @property
+    def volume(self) -> float:
+        """Area."""
+        return math.pi * self.radius**2
+
+    def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+        """(R^2 - r^2) / 2 R: smooth, and exact to first order at the circle."""
+        square = (x - x.new_tensor(self.center)).square().sum(dim=-1, keepdim=True)
+        return (self.radius**2 - square) / (2 * self.radius)
+
+    def sample(self, size: int, generator: torch.Generator, method: str = "auto") -> Float[Tensor, "points dim"]:
+        """Uniformly distributed points: the unit square's, with area as one polar coordinate. See `Domain.sample`."""
+        unit = unit_points(size, 2, generator, method)
+        return self._polar(self.radius * unit[:, 0].sqrt(), 2 * math.pi * unit[:, 1])
+
+    def _surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
+        number = math.ceil(density * 2 * math.pi * self.radius)
+        angle = 2 * math.pi * unit_points(number, 1, generator, method)[:, 0]
+        return Boundary(
+            self._polar(torch.full_like(angle, self.radius), angle), torch.stack([angle.cos(), angle.sin()], dim=-1)
+        )
+
+    def _polar(self, radius: Tensor, angle: Tensor) -> Tensor:
+        center = torch.tensor(self.center, dtype=torch.float64)
+        return center + radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=-1)

@@ -1,6 +1,6 @@
 """Small networks for fields: smooth activations, inputs scaled to [-1, 1], reproducible start."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sciml.errors import InputError
 from sciml.pde.domains import Box
+from sciml.pde.regions import Domain
 
 
 class MLP(nn.Module):
@@ -35,7 +36,7 @@ class MLP(nn.Module):
         outputs: int,
         hidden: Sequence[int] = (24, 24),
         activation: Callable[[Tensor], Tensor] = torch.tanh,
-        domain: Box | None = None,
+        domain: Domain | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -85,6 +86,102 @@ class Kinks(nn.Module):
     def forward(self, x: Float[Tensor, "*points 1"]) -> Float[Tensor, "*points features"]:
         """The coordinate and its distances from the positions."""
         return torch.cat([x, (x - self.positions.to(x.dtype)).abs()], dim=-1)
+
+
+class Creases(nn.Module):
+    """Adds the input |d(x)| for every inclusion, d its distance: what follows can crease at the inclusion's boundary.
+
+    The same as `Kinks` in more dimensions: `nn.Sequential(creases, MLP(creases.outputs, 1, domain=creases.domain))`.
+
+    Args:
+        domain: the domain of x.
+        inclusions: where a coefficient of the PDE differs, e.g. disks.
+    """
+
+    def __init__(self, domain: Domain, inclusions: Sequence[Domain]) -> None:
+        super().__init__()
+        if any(inclusion.dim != domain.dim for inclusion in inclusions):
+            raise InputError(f"inclusions in other dimensions than the domain's {domain.dim}: {list(inclusions)}.")
+        self.inclusions = tuple(inclusions)
+        self.outputs = domain.dim + len(inclusions)
+        sizes = [max(b - a for a, b in zip(part.lower, part.upper, strict=True)) for part in inclusions]
+        self.domain = Box((*domain.lower, *(0.0 for _ in sizes)), (*domain.upper, *sizes))
+
+    def forward(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points features"]:
+        """The coordinates and the absolute distances."""
+        return torch.cat([x, *(part.distance(x).abs() for part in self.inclusions)], dim=-1)
+
+
+class PeriodicEmbedding(nn.Module):
+    """Replaces a coordinate x of period L by cos and sin of 2 pi k x / L, k = 1 to `modes`; others pass.
+
+    What follows is then periodic with all derivatives, whatever its parameters:
+    `nn.Sequential(embedding, MLP(embedding.outputs, 1, domain=embedding.domain))`. Source: Dong and Ni (2021, J.
+    Comput. Phys. 435, 110242).
+
+    Args:
+        box: the domain; its length along a periodic axis is the period.
+        modes: for each periodic axis, how many harmonics: `{0: 4}`.
+    """
+
+    def __init__(self, box: Domain, modes: Mapping[int, int]) -> None:
+        super().__init__()
+        if any(not 0 <= axis < box.dim or number < 1 for axis, number in modes.items()):
+            raise InputError(f"periodic axes {dict(modes)}: axes 0 to {box.dim - 1}, at least 1 mode each.")
+        sides = list(zip(box.lower, box.upper, strict=True))
+        self.origin, self.period = [low for low, _ in sides], [high - low for low, high in sides]
+        self.modes = dict(modes)
+        bounds = [
+            pair for axis, side in enumerate(sides) for pair in [(-1.0, 1.0)] * (2 * modes.get(axis, 0)) or [side]
+        ]
+        self.outputs = len(bounds)
+        self.domain = Box(tuple(low for low, _ in bounds), tuple(high for _, high in bounds))
+
+    def forward(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points features"]:
+        """Harmonics in place of the periodic coordinates."""
+        columns = []
+        for axis, column in enumerate(x.split(1, dim=-1)):
+            if axis in self.modes:
+                harmonics = torch.arange(1, self.modes[axis] + 1, dtype=x.dtype, device=x.device)
+                phase = (column - self.origin[axis]) * (2 * torch.pi / self.period[axis]) * harmonics
+                columns += [phase.cos(), phase.sin()]
+            else:
+                columns.append(column)
+        return torch.cat(columns, dim=-1)
+
+
+class FourierFeatures(nn.Module):
+    """cos(w . z) and sin(w . z) for random frequencies w, normal with standard deviation `scale`; z in [-1, 1]^dim.
+
+    They let a small network oscillate: `nn.Sequential(features, MLP(features.outputs, 1, domain=features.domain))`.
+    Source: Tancik et al. (2020, arXiv 2006.10739); Wang, Wang and Perdikaris (2021, arXiv 2012.10047) for PDEs.
+
+    Args:
+        domain: mapped to [-1, 1]^dim.
+        number: frequencies; there are twice as many features.
+        scale: standard deviation of each component of w, about the wave number (of z) that the solution has.
+        seed: the frequencies are a function of this number; they are not trained.
+    """
+
+    frequencies: Tensor
+    center: Tensor
+
+    def __init__(self, domain: Domain, number: int = 32, scale: float = 3.0, seed: int = 0) -> None:
+        super().__init__()
+        if number < 1 or scale <= 0:
+            raise InputError(f"{number} Fourier features of scale {scale}: at least 1, of a positive scale.")
+        generator = torch.Generator().manual_seed(seed)
+        low, high = (torch.tensor(corner, dtype=torch.float64) for corner in (domain.lower, domain.upper))
+        frequencies = scale * torch.randn(domain.dim, number, generator=generator, dtype=torch.float64)
+        self.outputs = 2 * number
+        self.domain = Box((-1.0,) * self.outputs, (1.0,) * self.outputs)
+        self.register_buffer("center", (low + high) / 2)
+        self.register_buffer("frequencies", frequencies * (2 / (high - low))[:, None])
+
+    def forward(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points features"]:
+        """The features."""
+        phase = (x - self.center.to(x)) @ self.frequencies.to(x)
+        return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
 def _glorot(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

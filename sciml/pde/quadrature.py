@@ -1,5 +1,6 @@
-"""Composite Gauss-Legendre rules on a line."""
+"""Gauss rules: on a line (simple and composite), on boxes, on disks."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciml.errors import InputError
+from sciml.pde.domains import Box, Disk
 
 
 def gauss_legendre(points: int) -> tuple[Float[Tensor, "points"], Float[Tensor, "points"]]:
@@ -54,3 +56,31 @@ def composite_gauss(
     left, right = grid[:, :-1].reshape(-1, 1), grid[:, 1:].reshape(-1, 1)
     nodes, weights = gauss_legendre(points)
     return left + (right - left) * (nodes + 1) / 2, (right - left) * weights / 2
+
+
+def box_gauss(box: Box, points: int, cells: int = 1) -> tuple[Float[Tensor, "nodes dim"], Float[Tensor, "nodes"]]:
+    """The product over the axes of composite Gauss rules: the integral of f over the box is `(w * f(x)).sum()`.
+
+    Args:
+        box: where to integrate.
+        points: Gauss points per cell along each axis.
+        cells: equal cells along each axis.
+    """
+    rules = [composite_gauss(side, points, cells) for side in zip(box.lower, box.upper, strict=True)]
+    nodes = torch.cartesian_prod(*(x.reshape(-1) for x, _ in rules)).reshape(-1, box.dim)
+    weights = torch.cartesian_prod(*(w.reshape(-1) for _, w in rules)).reshape(-1, box.dim)
+    return nodes, weights.prod(dim=-1)
+
+
+def disk_gauss(disk: Disk, points: int) -> tuple[Float[Tensor, "nodes 2"], Float[Tensor, "nodes"]]:
+    """A rule of 2 points^2 nodes on a disk, exact for polynomials of degree 2 points - 1 in x and y.
+
+    Gauss's rule in the square of the radius, the trapezoidal rule in the angle.
+    """
+    t, w = gauss_legendre(points)
+    radius = disk.radius * ((t + 1) / 2).sqrt()
+    angle = (torch.arange(2 * points, dtype=torch.float64) + 0.5) * (math.pi / points)
+    circle = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    nodes = torch.tensor(disk.center, dtype=torch.float64) + radius[:, None, None] * circle
+    weights = (w / 2 * disk.volume / (2 * points))[:, None].expand(-1, 2 * points)
+    return nodes.reshape(-1, 2), weights.reshape(-1)

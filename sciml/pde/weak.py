@@ -1,10 +1,15 @@
-"""Test functions on an interval, each with a quadrature rule on its own support.
+"""Test functions on intervals and boxes, each with a quadrature rule on its own support.
 
 A weak form then reads like the formula. For -(k u')' = f, virtual work against every test function v:
 
     v = hats(interval.grid(64), points=4)
     residual = v.integrate(k(v.x) * derivative(u, v.x) * v.slope - f(v.x) * v.value)     # shape (tests,)
     loss = residual.square().mean()
+
+and for -div(k grad u) = f on a rectangle:
+
+    v = tensor_product(hats(x_nodes), hats(y_nodes))
+    residual = v.integrate(dot(k(v.x) * gradient(u, v.x), v.gradient) - f(v.x) * v.value)
 
 The items of such a loss are the test functions: a batch is a subset of them, never a subset of quadrature points,
 because the square of a mean is not the mean of squares.
@@ -31,15 +36,20 @@ class TestFunctions:
         x: quadrature points in the support of each function.
         weights: quadrature weights (lengths).
         value: v(x).
-        slope: v'(x).
+        slope: v'(x); in more dimensions the gradient of v, also under that name.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    x: Float[Tensor, "tests points 1"]
+    x: Float[Tensor, "tests points dim"]
     weights: Float[Tensor, "tests points 1"]
     value: Float[Tensor, "tests points 1"]
-    slope: Float[Tensor, "tests points 1"]
+    slope: Float[Tensor, "tests points dim"]
+
+    @property
+    def gradient(self) -> Float[Tensor, "tests points dim"]:
+        """grad v."""
+        return self.slope
 
     def __len__(self) -> int:
         return len(self.x)
@@ -137,6 +147,38 @@ def concatenate(*families: TestFunctions) -> TestFunctions:
     if len(set(counts)) != 1:
         raise InputError(f"families with {counts} quadrature points per function: make the numbers equal.")
     return TestFunctions(*(torch.cat([getattr(f, field.name) for f in families]) for field in fields(TestFunctions)))
+
+
+def tensor_product(*families: TestFunctions) -> TestFunctions:
+    """On the product of intervals, every product of one function from each family: v(x, y) = a(x) b(y).
+
+    `tensor_product(hats(x_nodes), hats(y_nodes))` are the bilinear elements' functions. Order: the last family fastest.
+
+    Args:
+        families: one for each coordinate. Of m and n functions with p and q quadrature points there come m n functions
+            with p q points each.
+    """
+    result = families[0]
+    for family in families[1:]:
+        result = _times(result, family)
+    return result
+
+
+def dot(a: Float[Tensor, "*points dim"], b: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+    """The scalar product at every point."""
+    return (a * b).sum(dim=-1, keepdim=True)
+
+
+def _times(a: TestFunctions, b: TestFunctions) -> TestFunctions:
+    def pair(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (len(left), len(right), left.shape[1], right.shape[1])
+        left = left[:, None, :, None, :].expand(*shape, -1)
+        right = right[None, :, None, :, :].expand(*shape, -1)
+        return left.flatten(0, 1).flatten(1, 2), right.flatten(0, 1).flatten(1, 2)
+
+    (ax, bx), (aw, bw) = pair(a.x, b.x), pair(a.weights, b.weights)
+    (av, bv), (ag, bg) = pair(a.value, b.value), pair(a.slope, b.slope)
+    return TestFunctions(torch.cat([ax, bx], -1), aw * bw, av * bv, torch.cat([ag * bv, av * bg], -1))
 
 
 def _mesh(nodes: Sequence[float] | Tensor) -> Tensor:

@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 from sciml.errors import InputError
-from sciml.pde import MLP, Box, HardDirichlet, Interval, Kinks, derivative
+from sciml.pde import (
+    MLP,
+    Box,
+    Disk,
+    FourierFeatures,
+    HardDirichlet,
+    Interval,
+    Kinks,
+    PeriodicEmbedding,
+    derivative,
+)
 
 
 def test_the_start_is_a_function_of_the_seed_alone() -> None:
@@ -66,3 +76,37 @@ def test_essential_conditions_hold_whatever_the_network_says(left: float | None,
 def test_a_condition_needs_an_end() -> None:
     with pytest.raises(InputError, match="at least one"):
         HardDirichlet(Interval(0, 1))
+
+
+def test_a_periodic_embedding_makes_every_field_periodic_with_its_derivatives() -> None:
+    box = Box((1.0, 0.0), (4.0, 2.0))
+    embedding = PeriodicEmbedding(box, {0: 3})
+    u = nn.Sequential(embedding, MLP(embedding.outputs, 1, domain=embedding.domain, seed=1)).double()
+    x = box.face(0, "lower", 20, torch.Generator().manual_seed(0))
+    period = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    for order in range(3):
+        assert torch.allclose(derivative(u, x, order), derivative(u, x + period, order), atol=1e-11)
+    assert float((u(x) - u(x + period / 2)).detach().abs().max()) > 1e-3
+    inside = box.sample(500, torch.Generator().manual_seed(1))
+    assert embedding(inside).shape == (500, embedding.outputs) == (500, 7)
+    assert bool(embedding.domain.contains(embedding(inside)).all())
+    assert torch.equal(embedding(inside)[:, -1], inside[:, -1])  # time passes
+    with pytest.raises(InputError, match="periodic axes"):
+        PeriodicEmbedding(box, {2: 1})
+
+
+def test_fourier_features_have_the_scale_and_the_seed_asked_for() -> None:
+    domain = Disk((5.0, -1.0), 0.1)
+    features = FourierFeatures(domain, 4000, scale=3.0, seed=2)
+    low, high = (torch.tensor([corner], dtype=torch.float64) for corner in (domain.lower, domain.upper))
+    assert torch.allclose(features((low + high) / 2)[:, 4000:], torch.zeros(1, 4000, dtype=torch.float64), atol=1e-12)
+    # Across the domain (z from -1 to 1 along one axis) the phase changes by 2 w, w of standard deviation 3.
+    side = torch.tensor([[domain.upper[0], -1.0]], dtype=torch.float64)
+    phase = torch.atan2(*features(side).reshape(2, -1).flip(0))
+    wanted = (features.frequencies[0] * 0.1 + torch.pi) % (2 * torch.pi) - torch.pi
+    assert torch.allclose(phase, wanted, atol=1e-9)
+    assert float((features.frequencies[0] * 0.1).std()) == pytest.approx(3.0, rel=0.05)
+    assert torch.equal(features.frequencies, FourierFeatures(domain, 4000, scale=3.0, seed=2).frequencies)
+    assert not torch.equal(features.frequencies, FourierFeatures(domain, 4000, scale=3.0, seed=3).frequencies)
+    with pytest.raises(InputError, match="positive scale"):
+        FourierFeatures(domain, 10, scale=0.0)

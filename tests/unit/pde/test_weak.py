@@ -6,7 +6,23 @@ import pytest
 import torch
 
 from sciml.errors import InputError
-from sciml.pde import Interval, bubbles, composite_gauss, concatenate, derivative, gauss_legendre, hats, sines
+from sciml.pde import (
+    Box,
+    Disk,
+    Interval,
+    box_gauss,
+    bubbles,
+    composite_gauss,
+    concatenate,
+    derivative,
+    disk_gauss,
+    dot,
+    gauss_legendre,
+    gradient,
+    hats,
+    sines,
+    tensor_product,
+)
 
 NODES = [0.0, 0.2, 0.5, 0.75, 1.0]
 
@@ -101,3 +117,44 @@ def test_faulty_meshes_are_refused() -> None:
         bubbles(NODES, 1)
     with pytest.raises(InputError, match="at least 1"):
         sines(Interval(0, 1), 0)
+
+
+def test_gauss_on_a_box_and_on_a_disk_is_exact_for_polynomials() -> None:
+    x, w = box_gauss(Box((0.0, -1.0), (2.0, 3.0)), points=3, cells=2)
+    assert x.shape == (36, 2)
+    assert float((w * x[:, 0] ** 5 * x[:, 1] ** 4).sum()) == pytest.approx(2**6 / 6 * (3**5 + 1) / 5, rel=1e-13)
+    disk = Disk((1.0, -2.0), 3.0)
+    x, w = disk_gauss(disk, points=4)
+    assert bool(disk.contains(x).all())
+    assert float(w.sum()) == pytest.approx(9 * math.pi)
+    local = (x - torch.tensor([1.0, -2.0])) / 3
+    assert float((w * local[:, 0] ** 4 * local[:, 1] ** 2).sum()) == pytest.approx(9 * math.pi / 64, rel=1e-13)
+    assert float((w * local[:, 0] ** 3 * local[:, 1] ** 4).sum()) == pytest.approx(0.0, abs=1e-13)
+
+
+def test_bilinear_functions_test_like_the_stencil_of_finite_elements() -> None:
+    """Laplace's bilinear stiffness on squares is 8/3 in the middle, -1/3 at the eight neighbors; the mass is h^2."""
+    grid = Interval(0.0, 1.0).grid(4)
+    v = tensor_product(hats(grid), hats(grid))
+    assert (len(v), v.x.shape[-1], v.gradient.shape[-1]) == (9, 2, 2)
+    assert torch.allclose(v.integrate(v.value), torch.full((9,), 1 / 16, dtype=torch.float64))
+    middle = lambda x: torch.relu(1 - (x - 0.5).abs() * 4).prod(dim=-1, keepdim=True)
+    entries = v.integrate(dot(gradient(middle, v.x), v.gradient)).detach()
+    expected = torch.full((9,), -1 / 3, dtype=torch.float64)
+    expected[4] = 8 / 3
+    assert torch.allclose(entries, expected, atol=1e-12)
+
+
+def test_a_weak_form_in_a_plane_vanishes_at_the_solution_only() -> None:
+    grid = Interval(0.0, 1.0).grid(5)
+    v = tensor_product(hats(grid, points=8), sines(Interval(0.0, 2.0), 3))
+    solution = lambda x: torch.sin(math.pi * x[..., :1]) * torch.sin(math.pi * x[..., 1:] / 2) * (1 + x[..., :1])
+    load = lambda x: -sum(derivative(solution, x, order=2, dim=dim) for dim in (0, 1))
+
+    def missing(u):
+        return v.integrate(dot(gradient(u, v.x), v.gradient) - load(v.x) * v.value).detach()
+
+    assert float(missing(solution).abs().max()) < 1e-8
+    assert float(missing(lambda x: 1.01 * solution(x)).abs().max()) > 1e-3
+    chosen = v.take(torch.tensor([7, 2]))
+    assert torch.equal(chosen.gradient, v.gradient[[7, 2]])
