@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciml.pde import MLP, Box
+from sciml.pde import MLP, Domain
 from sciml.phases import Adam, Phase, SelfScaled
 from sciml.problem import Problem
 
@@ -20,38 +20,40 @@ CHECK_POINTS = 500
 
 
 class Collocation(Problem[nn.Module, Tensor]):
-    """A PDE on a box, to be solved by a network: u = field(network) keeps the conditions whatever the network says.
+    """A PDE on a domain, to be solved by a network: u = field(network) keeps the conditions whatever the network says.
 
     A subclass gives the attributes, `field`, `residual`, `reference`, and `network` where the default does not suit.
 
     Attributes:
-        domain: the box; in space-time the last axis is time.
+        domain: a box or another domain; in space-time the last axis is time.
         axes: names of the coordinates, for figures.
         points: collocation points of the fixed set.
         hidden: widths of the default network.
         tolerance: where the finisher is content; see `sciml.SelfScaled`.
     """
 
-    domain: Box
+    domain: Domain
     axes: tuple[str, ...] = ("x", "t")
     points: int = 1500
     hidden: tuple[int, ...] = (20, 20, 20)
     tolerance: float = 1e-7
 
     @abstractmethod
-    def field(self, model: nn.Module, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
+    def field(self, model: nn.Module, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points components"]:
         """The solution that the network stands for: it satisfies the conditions exactly."""
 
     @abstractmethod
-    def residual(self, u: Float[Tensor, "points 1"], x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
+    def residual(
+        self, u: Float[Tensor, "points components"], x: Float[Tensor, "points dim"]
+    ) -> Float[Tensor, "points components"]:
         """What the values `u`, computed from these very `x`, miss of the equation, in units of its largest term."""
 
     @abstractmethod
-    def reference(self, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
+    def reference(self, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points components"]:
         """The solution, from no network. Differentiable in float64 where it is a closed form."""
 
     def network(self, seed: int) -> nn.Module:
-        """The network before its parameters become float64: a plain one on the box."""
+        """The network before its parameters become float64: a plain one on the domain."""
         return MLP(self.domain.dim, 1, self.hidden, domain=self.domain, seed=seed)
 
     def model(self, seed: int = 0) -> nn.Module:
@@ -68,11 +70,15 @@ class Collocation(Problem[nn.Module, Tensor]):
 
     def loss(self, model: nn.Module, batch: Float[Tensor, "points dim"]) -> Mapping[str, Tensor]:
         """The mean square of the residual; the conditions need no term."""
-        return {"residual": self.residual_of(lambda x: self.field(model, x), batch).square().mean()}
+        return {name: residual.square().mean() for name, residual in self.least_squares(model, batch).items()}
+
+    def least_squares(self, model: nn.Module, batch: Float[Tensor, "points dim"]) -> Mapping[str, Tensor]:
+        """The residual at every point."""
+        return {"residual": self.residual_of(lambda x: self.field(model, x), batch)}
 
     def residual_of(
         self, field: Callable[[Tensor], Tensor], points: Float[Tensor, "points dim"]
-    ) -> Float[Tensor, "points 1"]:
+    ) -> Float[Tensor, "points components"]:
         """The residual of any differentiable field at the points."""
         with torch.enable_grad():
             x = points.detach().requires_grad_(True)
@@ -100,14 +106,29 @@ class Collocation(Problem[nn.Module, Tensor]):
         return (GRID_1D,) if self.domain.dim == 1 else (GRID_2D,) * self.domain.dim
 
     @functools.cached_property
-    def grid(self) -> Float[Tensor, "points dim"]:
-        """The held-out grid, ends included, last axis fastest."""
+    def lattice(self) -> Float[Tensor, "lattice dim"]:
+        """The grid on the box around the domain, ends included, last axis fastest."""
         sides = zip(self.domain.lower, self.domain.upper, self.shape, strict=True)
         lines = [torch.linspace(low, high, count, dtype=torch.float64) for low, high, count in sides]
         return torch.cartesian_prod(*lines).reshape(-1, self.domain.dim)
 
     @functools.cached_property
-    def truth(self) -> Float[Tensor, "points 1"]:
+    def grid(self) -> Float[Tensor, "points dim"]:
+        """The held-out grid: what of the lattice lies in the domain."""
+        return self.lattice[self.domain.contains(self.lattice)]
+
+    def shown(self, values: Float[Tensor, "points components"]) -> Float[Tensor, "points"]:
+        """The one number per point that a figure of the field shows: the first component."""
+        return values[:, 0]
+
+    def picture(self, values: Float[Tensor, "points components"]) -> Float[Tensor, "..."]:
+        """What is shown of values on the held-out grid, in the shape of the lattice; NaN outside the domain."""
+        picture = torch.full((len(self.lattice),), math.nan, dtype=torch.float64)
+        picture[self.domain.contains(self.lattice)] = self.shown(values.double().cpu())
+        return picture.reshape(self.shape)
+
+    @functools.cached_property
+    def truth(self) -> Float[Tensor, "points components"]:
         """The reference on the held-out grid."""
         return self.reference(self.grid)
 

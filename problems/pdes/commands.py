@@ -118,6 +118,6 @@ def _draw(run: Run, name: str, problem: "Collocation", solution: "Solution") -> 
     with torch.no_grad():
         field = problem.field(solution.model, problem.grid.to(next(solution.model.parameters())))
     sides = tuple(zip(problem.domain.lower, problem.domain.upper, strict=True))
-    panels = [values.double().cpu().reshape(problem.shape).numpy() for values in (field, problem.truth)]
+    panels = [problem.picture(values).numpy() for values in (field, problem.truth)]
     caption = f"{name}: {CATALOG[name].equation}. Network, reference, and their difference on the held-out grid."
     figures.draw_field(run.figure("solution", caption), panels[0], panels[1], figures.Frame(problem.axes, sides))

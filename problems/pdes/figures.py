@@ -28,7 +28,7 @@ def draw_field(path: Path, field: Float[np.ndarray, "*grid"], truth: Float[np.nd
 
     Args:
         path: the PNG to write.
-        field, truth: values on the uniform grid with both ends, one axis per coordinate.
+        field, truth: values on the uniform grid with both ends, one axis per coordinate; NaN outside the domain.
         frame: the coordinates.
     """
     from matplotlib.figure import Figure
@@ -61,8 +61,8 @@ def _draw_plane(figure: "Figure", field: np.ndarray, truth: np.ndarray, frame: F
     across, up = (1, 0) if time else (0, 1)
     turn = (lambda values: values) if time else np.transpose
     extent = (*frame.sides[across], *frame.sides[up])
-    largest, error = float(np.abs(truth).max()), field - truth
-    bound = float(np.abs(error).max()) or 1.0
+    largest, error = float(np.nanmax(np.abs(truth))), field - truth
+    bound = float(np.nanmax(np.abs(error))) or 1.0
     panels = (("network", field, largest), ("reference", truth, largest), ("network - reference", error, bound))
     for axes, (title, values, limit) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
         image = axes.imshow(
