@@ -45,7 +45,7 @@ class Collocation(Problem[nn.Module, Tensor]):
     @abstractmethod
     def residual(
         self, u: Float[Tensor, "points components"], x: Float[Tensor, "points dim"]
-    ) -> Float[Tensor, "points components"]:
+    ) -> Float[Tensor, "points equations"]:
         """What the values `u`, computed from these very `x`, miss of the equation, in units of its largest term."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Collocation(Problem[nn.Module, Tensor]):
 
     def residual_of(
         self, field: Callable[[Tensor], Tensor], points: Float[Tensor, "points dim"]
-    ) -> Float[Tensor, "points components"]:
+    ) -> Float[Tensor, "points equations"]:
         """The residual of any differentiable field at the points."""
         with torch.enable_grad():
             x = points.detach().requires_grad_(True)
