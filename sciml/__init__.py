@@ -12,7 +12,7 @@ from sciml.errors import ConvergenceError, InputError
 if TYPE_CHECKING:
     from sciml import pde
     from sciml.noise import GradientNoise
-    from sciml.phases import LBFGS, SGD, Adam, SelfScaled
+    from sciml.phases import LBFGS, SGD, Adam, GaussNewton, SelfScaled
     from sciml.problem import Problem
     from sciml.run import Run
     from sciml.solution import Budget, Result, Solution
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adam": "sciml.phases",
     "Budget": "sciml.solution",
+    "GaussNewton": "sciml.phases",
     "GradientNoise": "sciml.noise",
     "LBFGS": "sciml.phases",
     "Problem": "sciml.problem",
@@ -38,6 +39,7 @@ __all__ = [
     "Adam",
     "Budget",
     "ConvergenceError",
+    "GaussNewton",
     "GradientNoise",
     "InputError",
     "Problem",

@@ -1,6 +1,6 @@
 """Phases are values: an algorithm with its hyper-parameters, and what ends it. `solve` runs them in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from sciml.errors import InputError
 from sciml.optim.first_order import AdamRule, FirstOrder, SGDRule
+from sciml.optim.jacobian import ResidualJacobian
 from sciml.optim.lbfgs import CompactLBFGS
+from sciml.optim.natural_gradient import LevenbergMarquardt, linearize
 from sciml.optim.quasi_newton import InverseHessian, QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
 from sciml.parameters import FlatParameters
@@ -118,7 +120,7 @@ class Deterministic:
         if self.steps < 1 or self.patience < 1 or self.check < 1 or self.tolerance < 0:
             raise InputError(f"{self}: need steps, patience and check of at least 1 and a tolerance of at least 0")
 
-    def method(self, objective: Objective) -> QuasiNewton:
+    def method(self, objective: Objective) -> QuasiNewton | LevenbergMarquardt:
         """The algorithm with fresh state."""
         vector = objective.flat.vector
         curvature = self.inverse_hessian(objective.problem, objective.model, vector)
@@ -154,6 +156,45 @@ class SelfScaled(Deterministic):
                 f"SelfScaled on {vector.numel()} unknowns needs a matrix of {gigabytes:.0f} GB; use LBFGS above 20,000"
             )
         return DenseSelfScaled(vector)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussNewton(Deterministic):
+    """Damped Gauss-Newton steps (Levenberg-Marquardt) with geodesic acceleration: the natural gradient of a loss that
+    is a sum of mean squares, for problems that define `Problem.least_squares`.
+
+    Attributes:
+        damping: the first damping, relative to the mean diagonal of J'J; it adapts.
+        acceleration: follow the curve of the valley to second order.
+    """
+
+    damping: float = 1e-2
+    acceleration: bool = True
+
+    def method(self, objective: Objective) -> LevenbergMarquardt:
+        """Levenberg-Marquardt on the problem's residuals."""
+        problem, model = objective.problem, objective.model
+
+        def residuals(batch: Any) -> Mapping[str, Tensor]:
+            named = problem.least_squares(model, batch)
+            if named is None:
+                raise InputError(
+                    f"GaussNewton needs residuals, and {type(problem).__name__}.least_squares gives none; define it "
+                    "(the loss must be a sum of mean squares), or use SelfScaled or LBFGS"
+                )
+            return named
+
+        if not self.damping > 0:
+            raise InputError(f"GaussNewton(damping={self.damping}): must be positive")
+        jacobian = ResidualJacobian(objective.flat, residuals)
+        return LevenbergMarquardt(
+            objective.flat.vector,
+            objective.closure,
+            lambda: linearize(jacobian, objective.batch()),
+            (lambda: jacobian.rows(objective.batch())) if self.acceleration else None,
+            self.damping,
+            objective.spend,
+        )
 
 
 Phase = Stochastic | Deterministic

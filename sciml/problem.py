@@ -52,6 +52,15 @@ class Problem(ABC, Generic[Model, Batch]):
         """
         return None
 
+    def least_squares(self, model: Model, batch: Batch) -> Mapping[str, Tensor] | None:
+        """The residuals whose **mean squares** are the loss terms of the same names; None if the loss is no such sum.
+
+        `GaussNewton` needs them. A residual of the batch has shape (items, ...), each entry a function of its own item
+        and the parameters; one that belongs to no item (a condition at an end) has any other shape. The mean is over
+        all entries, so a term that *sums* squares over k of them gives residuals multiplied by sqrt(k).
+        """
+        return None
+
     def preconditioner(self, model: Model) -> Callable[[Tensor], Tensor] | None:
         """A symmetric positive operator on flat vectors, close to the inverse Hessian, or None.
 

@@ -147,6 +147,19 @@ class ProblemContract:
         flat = torch.cat([(z if g is None else g).reshape(-1) for g, z in zip(parts, zeros, strict=True)])
         assert float((own[1] - flat).norm()) <= 1e-5 * float(flat.norm())
 
+    def test_mean_squares_of_the_residuals_are_the_loss_terms(self, pair: tuple[Problem, nn.Module]) -> None:
+        problem, model = pair
+        batch = self.batch(problem, model)
+        residuals = problem.least_squares(model, batch)
+        if residuals is None:
+            return
+        terms = problem.loss(model, batch)
+        assert set(residuals) == set(terms)
+        for name, term in terms.items():
+            assert float(residuals[name].detach().square().mean()) == pytest.approx(
+                float(term.detach()), rel=self.tolerance
+            )
+
     def test_evaluating_changes_nothing(self, pair: tuple[Problem, nn.Module]) -> None:
         problem, model = pair
         batch = self.batch(problem, model)
