@@ -1,7 +1,7 @@
 """Random points in the unit cube. Every call is an independent draw: a pure function of the generator's state."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciml.errors import InputError
@@ -87,8 +87,18 @@ def residual_adaptive(
     Raises:
         InputError: fewer candidates than points, a fraction outside [0, 1], a negative or non-finite density.
     """
-    if not 1 <= size <= len(candidates):
-        raise InputError(f"{size} points out of {len(candidates)} candidates: at least 1, at most all of them.")
+    if len(density) != len(candidates):
+        raise InputError(f"{len(density)} densities for {len(candidates)} candidates: one each is needed.")
+    chosen = adaptive_choice(density, size, generator, uniform_fraction)
+    return candidates[chosen.to(candidates.device)]
+
+
+def adaptive_choice(
+    density: Float[Tensor, "candidates"], size: int, generator: torch.Generator, uniform_fraction: float = 0.5
+) -> Int[Tensor, "points"]:
+    """The indices of the candidates that `residual_adaptive` chooses, on the CPU; same arguments and errors."""
+    if not 1 <= size <= len(density):
+        raise InputError(f"{size} points out of {len(density)} candidates: at least 1, at most all of them.")
     if not 0 <= uniform_fraction <= 1:
         raise InputError(f"uniform_fraction = {uniform_fraction}: it must lie in [0, 1].")
     density = density.detach().to("cpu", torch.float64)
@@ -99,4 +109,4 @@ def residual_adaptive(
     # The first arrivals of independent exponential clocks with these rates are a weighted draw without replacement.
     arrival = torch.empty_like(weight).exponential_(generator=generator) / weight
     chosen = arrival.topk(size, largest=False, sorted=False).indices
-    return candidates[chosen[torch.randperm(size, generator=generator)].to(candidates.device)]
+    return chosen[torch.randperm(size, generator=generator)]
