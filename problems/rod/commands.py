@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ UNBALANCED = 1e-2
 
 INCOMPLETE = 6000.0
 """Evaluations spent at most on a problem that is known to lack a condition: enough to see what comes of it."""
-TEXT = ("case", "state", "form", "sampling")
 
 
 @dataclass(frozen=True)
@@ -50,28 +48,10 @@ class SolveOptions:
     """Print one JSON object as the last line."""
 
 
-@dataclass(frozen=True)
-class VarianceOptions:
-    """Compare the relative gradient variance of the forms at equal numbers of network evaluations."""
-
-    out: Path
-    """Folder of the run."""
-    quick: bool = False
-    """One bar and fewer batches: about ten seconds."""
-    batches: int | None = None
-    """Batches per row; by default 150, or 80 with --quick."""
-    seed: int = 0
-    """Seed of network, training and batches."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    overwrite: bool = False
-    """Discard an earlier run in the folder."""
-    json: bool = False
-    """Print one JSON object as the last line."""
-
-
 def main(arguments: list[str]) -> int:
     """Serve `sciml rod ...`; see `sciml.cli.main` for the exit codes."""
+    from problems.rod.variance_command import VarianceOptions, variance
+
     table = {"solve": (SolveOptions, solve), "variance": (VarianceOptions, variance)}
     return cli.dispatch("sciml rod", table, arguments)
 
@@ -155,50 +135,3 @@ def _write_outputs(run: Run, case: "Case", form: "RodForm", solution: "Solution"
     history = [record for record in solution.history if record["kind"] == "evaluate"]
     caption = "Error and held-out checks as the solve went on; none of them is used to train."
     figures.draw_checks(run.figure("checks", caption), history)
-
-
-def variance(options: VarianceOptions) -> int:
-    """`sciml rod variance`: train once per bar, measure all forms at the states on the way, write table and figure."""
-    import time
-
-    from problems.rod import figures
-    from problems.rod.variance import Study, measure
-    from sciml.commands import choose_device
-    from sciml.files import to_json, write_atomic
-
-    began = time.monotonic()
-    given = {"seed": options.seed, "device": choose_device(options.device)}
-    if options.quick:
-        study = Study(("smooth",), options.batches or 80, adam=(400, 0), finisher=(60, 500), **given)
-    else:
-        study = Study(batches=options.batches or 150, **given)
-    run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
-    rows = measure(study, run)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(run.path / "variance.csv", text.getvalue())
-    write_atomic(run.path / "variance.json", to_json({"rows": rows}, indent=1) + "\n")
-    caption = (
-        "Relative variance of the gradient, tr Cov(g) / |exact g|^2, with 95 % intervals, for batches that cost 64 "
-        "network evaluations each. Lower is less noisy; below the dashed line a batch has more signal than noise."
-    )
-    figures.draw_variance(run.figure("variance", caption), rows)
-    if not options.json:
-        _print_rows(rows)
-    return cli.conclude(run, {"rows": rows, "seconds": time.monotonic() - began}, json=options.json)
-
-
-def _print_rows(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("case", "state", "error", "form", "sampling", "relative variance", "ratio to strong [95 %]"):
-        table.add_column(name, justify="left" if name in TEXT else "right", no_wrap=True)
-    for row in rows:
-        interval = f"{row['ratio_to_strong']:.3g} [{row['ci_low']:.2g}, {row['ci_high']:.2g}]"
-        error, variance = f"{row['relative_l2']:.1e}", f"{row['relative_variance']:.3g}"
-        table.add_row(row["case"], row["state"], error, row["form"], row["sampling"], variance, interval)
-    Console(file=sys.stdout, width=120).print(table)

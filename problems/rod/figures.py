@@ -19,16 +19,6 @@ CHECKS = {
     "relative_force": ("normal force, relative L² error", "#c2410c"),
     "held_out_balance": ("largest unbalanced force (no reference needed)", "#2f6f4f"),
 }
-ENTRIES = {
-    ("strong", "points uniform"): ("#1f4e8c", "o", "-"),
-    ("strong", "points stratified"): ("#1f4e8c", "o", ":"),
-    ("energy", "points uniform"): ("#c2410c", "s", "-"),
-    ("energy", "points stratified"): ("#c2410c", "s", ":"),
-    ("energy", "cells"): ("#c2410c", "D", "--"),
-    ("weak sines", "points uniform"): ("#7a2d8c", "^", "-"),
-    ("weak sines", "points stratified"): ("#7a2d8c", "^", ":"),
-    ("weak hats", "test functions"): ("#2f6f4f", "v", "--"),
-}
 
 
 def draw_solution(path: Path, columns: Mapping[str, Float[np.ndarray, "points"]], interfaces: Sequence[float]) -> Path:
@@ -39,7 +29,7 @@ def draw_solution(path: Path, columns: Mapping[str, Float[np.ndarray, "points"]]
         columns: x_m, displacement_m, reference_displacement_m, force_n, reference_force_n.
         interfaces: positions to mark [m].
     """
-    figure = _figure(8.6, 7.2)
+    figure = blank(8.6, 7.2)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     x = columns["x_m"]
     _compare(top, x, columns["reference_displacement_m"], columns["displacement_m"], "displacement u (m)")
@@ -58,8 +48,8 @@ def draw_solution(path: Path, columns: Mapping[str, Float[np.ndarray, "points"]]
         for place in interfaces:
             axes.axvline(place, color=MARK, linestyle=":", linewidth=1)
         axes.margins(x=0)
-        _plain(axes)
-    return _save(figure, path)
+        plain(axes)
+    return save(figure, path)
 
 
 def draw_checks(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
@@ -69,7 +59,7 @@ def draw_checks(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
         path: the PNG to write.
         history: `evaluate` records of a solve.
     """
-    figure = _figure(8.6, 3.6)
+    figure = blank(8.6, 3.6)
     axes = figure.add_subplot()
     for key, (label, color) in CHECKS.items():
         points = [(record["evaluations"], record["values"].get(key)) for record in history]
@@ -80,37 +70,8 @@ def draw_checks(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
     axes.set_ylabel("relative to the reference")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, fontsize=9)
-    _plain(axes)
-    return _save(figure, path)
-
-
-def draw_variance(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Relative gradient variance of every form at the states of the training, one panel per bar."""
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure = _figure(4.6 * len(cases) + 2.6, 4.8)
-    panels = np.atleast_1d(figure.subplots(1, len(cases), sharey=True))
-    for axes, case in zip(panels, cases, strict=True):
-        for (form, sampling), (color, marker, line) in ENTRIES.items():
-            own = [row for row in rows if (row["case"], row["form"], row["sampling"]) == (case, form, sampling)]
-            if not own:
-                continue
-            value = np.array([row["relative_variance"] for row in own])
-            low, high = (np.array([row[f"variance_{side}"] for row in own]) for side in ("low", "high"))
-            axes.errorbar(
-                range(len(own)), value, yerr=np.stack([value - low, high - value]), color=color, marker=marker,
-                linestyle=line, markersize=5, linewidth=1.2, capsize=2, label=f"{form}, {sampling}",
-            )  # fmt: skip
-        states = dict.fromkeys((row["state"], row["relative_l2"]) for row in rows if row["case"] == case)
-        axes.set_xticks(range(len(states)), [f"{state}\n{error:.0e}" for state, error in states])
-        axes.set_yscale("log")
-        axes.axhline(1.0, color=MARK, linestyle="--", linewidth=1)
-        axes.set_title(f"{case} bar", fontsize=10)
-        axes.set_xlabel("state of the training, and its relative L² error")
-        _plain(axes)
-    panels[0].set_ylabel("relative gradient variance, 64 evaluations")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
-    return _save(figure, path)
+    plain(axes)
+    return save(figure, path)
 
 
 def _compare(axes: "Axes", x: np.ndarray, reference: np.ndarray, network: np.ndarray, label: str) -> None:
@@ -120,19 +81,22 @@ def _compare(axes: "Axes", x: np.ndarray, reference: np.ndarray, network: np.nda
     axes.legend(frameon=False, fontsize=9)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def blank(width: float, height: float) -> "Figure":
+    """An empty figure, sizes in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def _plain(axes: "Axes") -> None:
+def plain(axes: "Axes") -> None:
+    """The look that all figures share."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _save(figure: "Figure", path: Path) -> Path:
+def save(figure: "Figure", path: Path) -> Path:
+    """Write it whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, metadata={"Software": None})  # the same numbers give the same bytes
     return path

@@ -47,6 +47,9 @@ class StrongForm(RodForm[Points]):
         points: collocation points of the fixed set.
         interface: False leaves the interface condition out and makes the network smooth. The residual cannot see a
             jump, so the loss falls at a wrong solution; a `MissingInterfaceCondition` warning names the places.
+
+    Attributes:
+        load_scale: what the residual is divided by.
     """
 
     def __init__(self, rod: Rod, points: int = 256, interface: bool = True) -> None:
@@ -62,9 +65,9 @@ class StrongForm(RodForm[Points]):
                 stacklevel=2,
             )
         grid = self._check.x
-        self._load_scale = max(float(self.unit.f(grid).abs().max()), 1.0)
+        self.load_scale = max(float(self.unit.f(grid).abs().max()), 1.0)
         self._held_out = self.at(grid)
-        self._edges: dict[tuple[torch.dtype, torch.device], _Edges] = {}
+        self._edges: dict[tuple[torch.dtype, torch.device], Edges] = {}
 
     def sample(self, size: int | None, generator: torch.Generator) -> Points:
         """Stratified (jittered) points on the bar: a fresh draw from the generator, without end."""
@@ -81,35 +84,40 @@ class StrongForm(RodForm[Points]):
 
     def residuals(self, model: nn.Module, batch: Points) -> tuple[Float[Tensor, "points 1"], dict[str, Tensor]]:
         """The scaled residual at every point, and the loss terms of ends and interfaces."""
-        count, edges = len(batch.x), self._edges_like(batch.x)
-        x = torch.cat([batch.x, edges.x]) if len(edges.x) else batch.x
+        count, ends = len(batch.x), self._edges_like(batch.x)
+        x = torch.cat([batch.x, ends.x]) if len(ends.x) else batch.x
         _, slope, curvature = derivatives(lambda x: self.field(model, x), x, order=2)
         force_slope = batch.stiffness * curvature[:count] + batch.stiffness_slope * slope[:count]
         terms = {}
-        if len(edges.x):
-            force = edges.stiffness * slope[count:]
-            pulled, pairs = len(edges.end_force), len(edges.point_force)
+        if len(ends.x):
+            force = ends.stiffness * slope[count:]
+            pulled, pairs = len(ends.end_force), len(ends.point_force)
             if pulled:
-                terms["traction"] = (force[:pulled] - edges.end_force).square().sum()
+                terms["traction"] = (force[:pulled] - ends.end_force).square().sum()
             if pairs:
-                jump = force[pulled + pairs :] - force[pulled : pulled + pairs] + edges.point_force
+                jump = force[pulled + pairs :] - force[pulled : pulled + pairs] + ends.point_force
                 terms["interface"] = jump.square().sum()
-        return (force_slope + batch.load) / self._load_scale, terms
+        return (force_slope + batch.load) / self.load_scale, terms
 
     def at(self, x: Float[Tensor, "points 1"]) -> Points:
         """The coefficients of the unit bar at given positions."""
         return Points(x, self.unit.f(x), self.unit.EA(x), derivative(self.unit.EA, x).detach())
 
-    def _edges_like(self, x: Tensor) -> "_Edges":
+    def _edges_like(self, x: Tensor) -> "Edges":
         key = (x.dtype, x.device)
         if key not in self._edges:
-            self._edges[key] = _edges(self.unit, self.interface, x)
+            self._edges[key] = edges(self.unit, self.interface, x)
         return self._edges[key]
 
 
 @dataclass(frozen=True)
-class _Edges:
-    """Where natural conditions act: the pulled end (if any), then the left, then the right sides of the interfaces."""
+class Edges:
+    """Where natural conditions act: the pulled end (if any), then the left, then the right sides of the interfaces.
+
+    Attributes:
+        x: positions. stiffness: EA there.
+        end_force: N at the pulled end. point_force: the point load at each interface.
+    """
 
     x: Tensor
     stiffness: Tensor
@@ -117,7 +125,14 @@ class _Edges:
     point_force: Tensor
 
 
-def _edges(unit: Rod, interface: bool, like: Tensor) -> _Edges:
+def edges(unit: Rod, interface: bool, like: Tensor) -> Edges:
+    """The natural and interface conditions of a unit bar.
+
+    Args:
+        unit: the bar.
+        interface: whether the interface conditions are imposed.
+        like: device and dtype.
+    """
     column = lambda values: like.new_tensor(values).reshape(-1, 1)
     ends = [(0.0, -unit.left.force)] if isinstance(unit.left, Traction) else []
     ends += [(1.0, unit.right.force)] if isinstance(unit.right, Traction) else []
@@ -133,4 +148,4 @@ def _edges(unit: Rod, interface: bool, like: Tensor) -> _Edges:
             column([jump.stiffness_right for jump in jumps]),
         ]
     )
-    return _Edges(x, stiffness, column([force for _, force in ends]), column([jump.force for jump in jumps]))
+    return Edges(x, stiffness, column([force for _, force in ends]), column([jump.force for jump in jumps]))

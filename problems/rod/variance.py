@@ -1,38 +1,38 @@
 """How noisy the gradients of the forms are, at equal numbers of network evaluations.
 
-Every form gets batches that cost 64 evaluations of the network and its slope. At a state theta of the training,
+Every form gets batches that cost 64 evaluations of the network and its derivatives; see `estimators` for what is drawn.
+At a state theta of a training,
 
     relative variance = tr Cov(g_batch) / |g|^2
 
-with the exact gradient g of the same form (Gauss rule, all test functions), so units and norms of test functions drop
-out; 1 means that a batch holds as much noise as signal. Absolute variances of different losses cannot be compared.
+with the exact gradient g of the same form (a fine Gauss rule, all test functions), so units and norms of test functions
+drop out; 1 means that a batch holds as much noise as signal. Absolute variances of different losses cannot be compared.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 import sciml
 from problems.rod.cases import Case, find_case
-from problems.rod.energy import EnergyForm
-from problems.rod.mechanics import Displacement, Rod, Traction
+from problems.rod.ensemble import Ensemble, parameters
+from problems.rod.estimators import EVALUATIONS, Estimator, make_estimators
+from problems.rod.form import RodForm
 from problems.rod.strong import StrongForm
-from problems.rod.weak import WeakForm
-from sciml.batches import move
-from sciml.pde import Interval, composite_gauss, derivatives
 from sciml.run import Run
 from sciml.seeds import generator
 
-EVALUATIONS = 64
-SINES = 16
 BOOTSTRAP = 2000
+INEXACT = 0.1
+"""Relative difference of the exact gradient between two rules above which its size, and so the row, means nothing."""
+NEAR = 1e-6
+"""Relative L2 error at which the finisher stops: the state `end`."""
 
-Batch = Any
+KEY = ("case", "state", "form", "sampling")
 
 
 @dataclass(frozen=True)
@@ -41,193 +41,96 @@ class Study:
 
     Attributes:
         cases: names of bars.
+        seeds: of network, training and batches: all is repeated for each.
         batches: random batches per row.
-        seed: of network, training and batches.
-        device: where to compute.
-        adam: steps of Adam, on batches of 64 points, from the start to `mid` and from there to `late`; 0 leaves the
+        trajectory: the form along whose training the states lie.
+        device: where the training computes.
+        adam: steps of Adam, on batches of 64 items, from the start to `mid` and from there to `late`; 0 leaves the
             second leg to the finisher.
-        finisher: iterations of the finisher to `late` (where Adam does not go there) and to `end`.
+        finisher: iterations of the finisher to `late` (where Adam does not go there), and at most to `end`, where it
+            stops at an error of `NEAR`.
     """
 
-    cases: tuple[str, ...] = ("smooth", "oscillatory")
+    cases: tuple[str, ...] = ("smooth", "oscillatory", "bimaterial")
+    seeds: tuple[int, ...] = (0,)
     batches: int = 150
-    seed: int = 0
+    trajectory: str = "strong"
     device: str = "cpu"
     adam: tuple[int, int] = (1000, 2000)
-    finisher: tuple[int, int] = (60, 800)
+    finisher: tuple[int, int] = (60, 4000)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A stochastic gradient: a form and what is drawn at random.
-
-    Attributes:
-        form, sampling: what it is called in the table.
-        draw: a random batch of 64 network evaluations.
-        loss: the loss of a batch.
-        exact: the batch whose loss has the exact gradient.
-    """
-
-    form: str
-    sampling: str
-    draw: Callable[[torch.Generator], Batch]
-    loss: Callable[[nn.Module, Batch], Tensor]
-    exact: Batch
-
-
-def measure(study: Study, run: Run | None = None) -> list[dict[str, Any]]:
-    """Train each bar in strong form and measure every entry at the states on the way.
+def measure(study: Study, run: Run | None = None) -> Iterator[dict[str, Any]]:
+    """Train each bar and measure every estimator at the states on the way.
 
     Args:
         study: what to measure.
-        run: where the training keeps metrics and checkpoints.
+        run: where the trainings keep metrics and checkpoints.
 
-    Returns:
-        One row per case, state and entry: `relative_variance` with its 95 % interval `variance_low`, `variance_high`;
-        `ratio_to_strong`, its ratio to the strong form with the same sampling of points (with uniform points for
-        entries that do not sample points), with the interval `ci_low`, `ci_high`; the error `relative_l2` of the state.
+    Yields:
+        One row per case, seed, state and estimator: `relative_variance` with its 95 % interval `variance_low`,
+        `variance_high`; `ratio_to_strong`, its ratio to the strong form with points drawn as evenly (stratified with
+        stratified, otherwise uniform), with the interval `ci_low`, `ci_high`; the error `relative_l2` of the state;
+        `gradient_error`, how exactly the gradient is known, and `reliable`, whether that of both forms suffices.
     """
-    rows = []
     for name in study.cases:
         case = find_case(name)
-        form = StrongForm(case.rod, points=case.sizes["strong"]["points"])
-        model = case.network(form, study.seed).to(study.device)
-        entries = make_entries(case.rod)
-        for state in _training(case, form, model, study, run):
-            error = form.evaluate(model)["relative_l2"]
-            spreads = {
-                (entry.form, entry.sampling): _squared_deviations(entry, model, study, (name, state))
-                for entry in entries
-            }
-            for (kind, sampling), values in spreads.items():
-                base = spreads.get(("strong", sampling), spreads["strong", "points uniform"])
-                rows.append(
-                    {"case": name, "form": kind, "sampling": sampling, "state": state, "relative_l2": error}
-                    | _intervals(values, base, study.seed)
-                    | {"evaluations": EVALUATIONS, "batches": study.batches, "seed": study.seed}
-                )
-    return rows
+        form, strong = case.form(study.trajectory), case.form("strong")
+        assert isinstance(strong, StrongForm)
+        for seed in study.seeds:
+            model = case.network(form, seed).to(study.device)
+            estimators = make_estimators(strong, Ensemble(strong, model))
+            for state in _training(case, form, model, study, seed, run):
+                place = {"case": name, "state": state, "relative_l2": form.evaluate(model)["relative_l2"], "seed": seed}
+                yield from _rows(estimators, parameters([model]), study, place)
 
 
-def make_entries(rod: Rod) -> list[Entry]:
-    """All stochastic gradients of a bar that are compared."""
-    strong = StrongForm(rod)
-    weak, energy = WeakForm(rod, cells=64, points=4), EnergyForm(rod, cells=64, points=6)
-    x, weights = composite_gauss(strong.unit.nodes, points=8, cells=max(1, 128 // (len(strong.unit.nodes) - 1)))
-    fine = (x.reshape(-1, 1), weights.reshape(-1, 1))
-    entries = []
-    losses = {
-        "strong": lambda model, batch: strong_loss(strong, model, *batch),
-        "energy": lambda model, batch: energy_loss(strong, model, *batch),
-        "weak sines": lambda model, batch: sine_loss(strong, model, *batch),
-    }
-    for name, loss in losses.items():
-        for method in ("uniform", "stratified"):
-            entries.append(Entry(name, f"points {method}", _point_sampler(method), loss, fine))
-    total = lambda form: lambda model, batch: torch.stack(list(form.loss(model, batch).values())).sum()
-    for name, sampling, form in (("energy", "cells", energy), ("weak hats", "test functions", weak)):
-        full = form.sample(None, torch.Generator())
-        entries.append(Entry(name, sampling, _item_sampler(full), total(form), full))
-    return entries
+def _rows(
+    estimators: Sequence[Estimator], theta: Tensor, study: Study, place: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    measured = {}
+    for estimator in estimators:
+        random = generator(place["seed"], "variance", place["case"], place["state"], estimator.form, estimator.sampling)
+        spread, inexact = squared_deviations(estimator, theta, study.batches, random)
+        measured[estimator.form, estimator.sampling] = spread, inexact
+    for estimator in estimators:
+        base, base_inexact = measured["strong", "points stratified" if estimator.stratified else "points uniform"]
+        spread, inexact = measured[estimator.form, estimator.sampling]
+        yield {
+            **{name: place[name] for name in ("case", "seed", "state", "relative_l2")},
+            "form": estimator.form,
+            "sampling": estimator.sampling,
+            **intervals(spread, base, place["seed"]),
+            "gradient_error": inexact,
+            "reliable": max(inexact, base_inexact) <= INEXACT,
+            "trajectory": study.trajectory,
+            "evaluations": EVALUATIONS,
+            "batches": study.batches,
+        }
 
 
-def strong_loss(form: StrongForm, model: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean square of the residual, and the end residuals in full."""
-    residual, edges = form.residuals(model, form.at(x))
-    return (weights * residual.square()).sum() + sum(edges.values())
+def squared_deviations(
+    estimator: Estimator, theta: Float[Tensor, "1 parameters"], batches: int, random: Any
+) -> tuple[Float[np.ndarray, "batches"], float]:
+    """Noise of a stochastic gradient relative to the exact one.
 
+    Args:
+        estimator: draws the batches.
+        theta: the state.
+        batches: how many to draw.
+        random: the generator.
 
-def energy_loss(form: StrongForm, model: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
-    """The potential energy with the integrals as weighted sums over points, as Deep Ritz takes them."""
-    unit = form.unit
-    u, slope = derivatives(lambda x: form.field(model, x), x, order=1)
-    inside = (weights * (unit.EA(x) * slope.square() / 2 - unit.f(x) * u)).sum()
-    places, forces = _forces(unit, x)
-    return inside - (forces * form.field(model, places)).sum()
-
-
-def sine_loss(form: StrongForm, model: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
-    """Mean square of the missing work against 16 sines, all integrated with the same points (a VPINN).
-
-    The batch stands inside the square, so its expectation is the loss plus the variance of the work: a biased gradient.
+    Returns:
+        |g_b - mean|^2 / |g|^2 for every batch, scaled so that the mean is the unbiased relative variance; and the
+        relative difference of the exact gradient g between two quadrature rules.
     """
-    unit = form.unit
-    _, slope = derivatives(lambda x: form.field(model, x), x, order=1)
-    value, slopes = _sines(unit, x)
-    work = (weights * (unit.EA(x) * slope * slopes - unit.f(x) * value)).sum(0)
-    places, forces = _forces(unit, x)
-    return (work - (forces * _sines(unit, places)[0]).sum(0)).square().mean()
+    exact, check = estimator.exact_gradient(theta), estimator.exact_gradient(theta, check=True)
+    drawn = estimator.gradient(theta.expand(batches, -1), estimator.draw(batches, random))
+    spread = (drawn - drawn.mean(0)).square().sum(1) * (batches / (batches - 1)) / exact.square().sum()
+    return spread.numpy(), float((exact - check).norm() / exact.norm())
 
 
-def _sines(unit: Rod, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Sines of slope norm 1 that vanish where the bar is held, and their slopes; shape (points, SINES)."""
-    number = torch.arange(1, SINES + 1, dtype=x.dtype, device=x.device)
-    both = isinstance(unit.left, Displacement) and isinstance(unit.right, Displacement)
-    wave = (number if both else number - 0.5) * torch.pi
-    phase = wave * (x if isinstance(unit.left, Displacement) else 1 - x)
-    sign = 1.0 if isinstance(unit.left, Displacement) else -1.0
-    return phase.sin() * 2**0.5 / wave, sign * phase.cos() * 2**0.5
-
-
-def _forces(unit: Rod, like: Tensor) -> tuple[Tensor, Tensor]:
-    ends = [(x, end.force) for x, end in ((0.0, unit.left), (1.0, unit.right)) if isinstance(end, Traction)]
-    table = like.new_tensor([*ends, *((load.position, load.force) for load in unit.point_loads)]).reshape(-1, 2)
-    return table[:, :1], table[:, 1:]
-
-
-def _point_sampler(method: str) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
-    def draw(random: torch.Generator) -> tuple[Tensor, Tensor]:
-        x = Interval(0.0, 1.0).sample(EVALUATIONS, random, method)
-        return x, torch.full_like(x, 1 / EVALUATIONS)
-
-    return draw
-
-
-def _item_sampler(full: Batch) -> Callable[[torch.Generator], Batch]:
-    count, places = full.x.shape[:2]
-
-    def draw(random: torch.Generator) -> Batch:
-        # With replacement: without it a finite set would look better than the same functions drawn from many.
-        index = torch.randint(count, (EVALUATIONS // places,), generator=random)
-        return type(full)(*(column[index] for column in vars(full).values()))
-
-    return draw
-
-
-def _training(case: Case, form: StrongForm, model: nn.Module, study: Study, run: Run | None) -> Iterator[str]:
-    """Yields the name of each state of the training when the model is in it."""
-    yield "init"
-    first, second = study.adam
-    plans = {
-        "mid": [sciml.Adam(steps=first, batch=EVALUATIONS)],
-        "late": [sciml.Adam(steps=second, batch=EVALUATIONS) if second else sciml.SelfScaled(steps=study.finisher[0])],
-        "end": [sciml.SelfScaled(steps=study.finisher[1])],
-    }
-    for state, phases in plans.items():
-        stage = run.stage(f"{case.name}-{state}") if run else None
-        sciml.solve(form, model, phases, seed=study.seed, run=stage)
-        yield state
-
-
-def _squared_deviations(
-    entry: Entry, model: nn.Module, study: Study, purpose: tuple[str, str]
-) -> Float[np.ndarray, "batches"]:
-    """|g_b - mean|^2 / |exact g|^2 for every batch, scaled so that the mean is the unbiased relative variance."""
-    parameters = list(model.parameters())
-
-    def gradient(batch: Batch) -> Tensor:
-        loss = entry.loss(model, move(batch, parameters[0]))
-        return torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss, parameters)]).double()
-
-    exact = gradient(entry.exact).square().sum()
-    stream = ("variance", *purpose, entry.form, entry.sampling)
-    draws = (entry.draw(generator(study.seed, *stream, counter=number)) for number in range(study.batches))
-    drawn = torch.stack([gradient(batch) for batch in draws])
-    spread = (drawn - drawn.mean(0)).square().sum(1) * (study.batches / (study.batches - 1))
-    return (spread / exact).cpu().numpy()
-
-
-def _intervals(values: np.ndarray, base: np.ndarray, seed: int) -> dict[str, float]:
+def intervals(values: Float[np.ndarray, "batches"], base: Float[np.ndarray, "batches"], seed: int) -> dict[str, float]:
     """Means, their ratio, and percentile bootstrap intervals over batches."""
     random = np.random.default_rng(seed)
     means = values[random.integers(len(values), size=(BOOTSTRAP, len(values)))].mean(1)
@@ -243,3 +146,57 @@ def _intervals(values: np.ndarray, base: np.ndarray, seed: int) -> dict[str, flo
         "ci_low": float(ratio_low),
         "ci_high": float(ratio_high),
     }
+
+
+def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Across seeds: one row per case, state and estimator.
+
+    Returns:
+        Medians with smallest and largest value over the seeds (`..._min`, `..._max`) of the error, the relative
+        variance and the ratio; `seeds`, and `compared`: `lower` or `higher` than the strong form if the interval of
+        every seed says so, else `undecided` (the strong form: `itself`); `unreliable` if the exact gradient of a seed
+        is not known well enough.
+    """
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in KEY), []).append(row)
+    found = []
+    for key, own in groups.items():
+        summary: dict[str, Any] = {**dict(zip(KEY, key, strict=True)), "seeds": len(own)}
+        for name in ("relative_l2", "relative_variance", "ratio_to_strong"):
+            values = np.array([entry[name] for entry in own])
+            summary |= {name: float(np.median(values)), f"{name}_min": float(values.min())}
+            summary |= {f"{name}_max": float(values.max())}
+        found.append(summary | {"compared": _compare(own)})
+    return found
+
+
+def _compare(rows: Sequence[Mapping[str, Any]]) -> str:
+    if rows[0]["form"] == "strong":
+        return "itself"
+    if not all(row["reliable"] for row in rows):
+        return "unreliable"
+    if all(row["ci_high"] < 1 for row in rows):
+        return "lower"
+    return "higher" if all(row["ci_low"] > 1 for row in rows) else "undecided"
+
+
+def _training(case: Case, form: RodForm, model: nn.Module, study: Study, seed: int, run: Run | None) -> Iterator[str]:
+    """Yields the name of each state of the training when the model is in it."""
+    yield "init"
+    first, second = study.adam
+    plans = {
+        "mid": sciml.Adam(steps=first, batch=_batch(form)),
+        "late": sciml.Adam(steps=second, batch=_batch(form)) if second else sciml.SelfScaled(steps=study.finisher[0]),
+        "end": sciml.SelfScaled(steps=study.finisher[1], tolerance=1e-12),
+    }
+    for state, phase in plans.items():
+        stage = run.stage(f"{case.name}-{seed}-{state}") if run else None
+        budget = sciml.Budget(target={"relative_l2": NEAR}) if state == "end" else None
+        sciml.solve(form, model, [phase], seed=seed, budget=budget, run=stage)
+        yield state
+
+
+def _batch(form: RodForm) -> int:
+    """64 points; of test functions and cells as many as cost that, or 8."""
+    return EVALUATIONS if form.size is None else 8

@@ -80,12 +80,18 @@ def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str], tmp_path:
 @pytest.mark.slow
 def test_variance_writes_table_and_figure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, answer, _ = run(capsys, "variance", "--quick", "--batches", "12", "--out", str(out))
+    words = ("variance", "--quick", "--batches", "12", "--steps", "40", "--out", str(out))
+    code, answer, _ = run(capsys, *words)
     assert code == 0
     keys = {"case", "form", "sampling", "state", "relative_l2", "relative_variance", "ratio_to_strong", "ci_low",
             "ci_high", "seed"}  # fmt: skip
     assert all(keys <= row.keys() for row in answer["rows"])
     assert {row["form"] for row in answer["rows"]} == {"strong", "energy", "weak sines", "weak hats"}
+    assert {row["seed"] for row in answer["rows"]} == {0}
     assert len((out / "variance.csv").read_text().splitlines()) == len(answer["rows"]) + 1
+    assert len(answer["summary"]) == len(answer["rows"])  # one seed
     assert json.loads((out / "variance.json").read_text())["rows"] == answer["rows"]
-    assert (out / "figures" / "variance.png").stat().st_size > 10_000
+    assert len((out / "descent_summary.csv").read_text().splitlines()) == len(answer["descent"]) + 1
+    assert len(answer["verdict"]["sentences"]) == 9 + 3  # estimators that are not strong; claims about SGD
+    for name in ("ratios", "variance", "descent", "steps"):
+        assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
