@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -61,6 +62,14 @@ def split(batch: Any, parts: int) -> list[Any]:
         return tree_map(cut, batch)
 
     return [part(index) for index in range(parts)]
+
+
+def pieces(batch: Any, parts: int) -> list[Any]:
+    """Cut a batch into at most `parts` pieces of nearly equal size; nothing is dropped."""
+    items = count(batch)
+    edges = [items * index // parts for index in range(parts + 1)]
+    cut = lambda low, high: tree_map(lambda leaf: leaf[low:high], batch)
+    return [cut(low, high) for low, high in pairwise(edges) if high > low]
 
 
 def concatenate(batches: Sequence[Any]) -> Any:

@@ -1,5 +1,6 @@
 """Loss and flat gradient of a problem on a batch: the unit in which all costs are counted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,22 @@ def evaluate(problem: Problem, model: torch.nn.Module, flat: FlatParameters, bat
         gradients = torch.autograd.grad(loss, flat.parameters, allow_unused=True)
     terms = {name: term.detach() for name, term in live.items()}
     return Evaluation(loss.detach(), terms, flat.flatten(gradients))
+
+
+def accumulate(evaluations: Sequence[Evaluation], items: Sequence[int]) -> Evaluation:
+    """The evaluation of a whole batch from those of its parts: means weighted by how many items each part has.
+
+    Weights are what makes unequal parts exact; a plain mean of means is not.
+    """
+    if len(evaluations) == 1:
+        return evaluations[0]
+    whole = sum(items)
+    mean = lambda values: torch.stack([v * (n / whole) for v, n in zip(values, items, strict=True)]).sum(0)
+    terms = {name: mean([part.terms[name] for part in evaluations]) for name in evaluations[0].terms}
+    gradient = torch.zeros_like(evaluations[0].gradient)
+    for part, n in zip(evaluations, items, strict=True):
+        gradient.add_(part.gradient, alpha=n / whole)
+    return Evaluation(mean([part.loss for part in evaluations]), terms, gradient)
 
 
 def loss_only(problem: Problem, model: torch.nn.Module, batch: Any) -> float:

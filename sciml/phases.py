@@ -9,11 +9,13 @@ from torch import Tensor
 
 from sciml.errors import InputError
 from sciml.optim.first_order import AdamRule, FirstOrder, SGDRule
+from sciml.optim.iterates import Keep
 from sciml.optim.jacobian import ResidualJacobian
 from sciml.optim.lbfgs import CompactLBFGS
 from sciml.optim.natural_gradient import LevenbergMarquardt, linearize
 from sciml.optim.quasi_newton import InverseHessian, QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
+from sciml.optim.transforms import Transform
 from sciml.parameters import FlatParameters
 from sciml.problem import Problem
 from sciml.schedules import Schedule
@@ -33,12 +35,20 @@ class Stochastic:
         batch: items per step; None lets `solve` choose (a quarter of the fixed set, 32 to 128 items) and grow it while
             the gradient noise holds the phase back. A given batch is kept.
         micro_batches: independent parts of a batch from which the gradient noise is measured.
+        accumulate: parts in which a batch is evaluated one after the other, to save memory; their mean over the items
+            is exact, also for unequal parts.
+        transforms: what is done to the gradient before the rule takes it, in order (`sciml.optim.Clip`, `Normalize`,
+            `Quantize`). The noise is measured before.
+        keep: the iterate left at the end (`sciml.optim.Average`, `Best`); None for the last one.
     """
 
     lr: float | Schedule = 1e-3
     steps: int = 20_000
     batch: int | None = None
     micro_batches: int = 4
+    accumulate: int = 1
+    transforms: tuple[Transform, ...] = ()
+    keep: Keep | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.micro_batches < 2 or (self.batch is not None and self.batch < self.micro_batches):
@@ -48,6 +58,11 @@ class Stochastic:
             )
         if not isinstance(self.lr, Schedule) and not self.lr > 0:
             raise InputError(f"{type(self).__name__}(lr={self.lr}): the step size must be positive")
+        if self.accumulate < 1:
+            raise InputError(f"{type(self).__name__}(accumulate={self.accumulate}): need at least one part")
+        if not all(isinstance(transform, Transform) for transform in self.transforms):
+            allowed = "a tuple of Clip, Normalize and Quantize"
+            raise InputError(f"{type(self).__name__}(transforms={self.transforms!r}): allowed is {allowed}")
 
     def rule(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> FirstOrder:
         """The update rule with fresh state."""

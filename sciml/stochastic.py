@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sciml.batches import concatenate, count, move, split
+from sciml.batches import concatenate, count, move, pieces, split
+from sciml.errors import InputError
 from sciml.fixed_set import FixedSet
-from sciml.gradients import Evaluation, evaluate
+from sciml.gradients import Evaluation, accumulate, evaluate, loss_only
 from sciml.noise import GradientNoise
 from sciml.parameters import FlatParameters
 from sciml.phases import Stochastic
@@ -68,6 +69,7 @@ class StochasticRunner:
     def __init__(self, setting: Setting, phase: Stochastic, index: int, switch: SwitchRule | None) -> None:
         self.setting, self.phase, self.index, self.switch = setting, phase, index, switch
         self.rule = phase.rule(setting.problem, setting.model, setting.flat.vector)
+        self.kept = phase.keep.start(setting.flat.vector) if phase.keep else None
         self.noise = GradientNoise()
         self.step, self.items = 0, 0
         self.set_size = setting.fixed.declared
@@ -75,6 +77,12 @@ class StochasticRunner:
         self.safe = setting.flat.vector.clone()
         self.loss = math.nan
         self.records: list[dict[str, Any]] = []
+        if phase.keep and phase.keep.whole_set and not (setting.fixed.finite and self.batch == self.set_size):
+            raise InputError(
+                f"{phase.keep} needs every step to see the whole set, but a step sees {self.batch} items of "
+                f"{setting.problem.size or 'an endless stream'}; among samples the smallest loss is the luckiest one. "
+                "Use Average() instead, or a finite problem with batch = its size"
+            )
 
     def _first_batch(self, declared: int) -> int:
         """The batch given, or a quarter of the set within 32 and 128 items; a multiple of the micro-batches."""
@@ -102,20 +110,32 @@ class StochasticRunner:
             draws.append(move(problem.sample(self.batch // parts, stream), like))
         return draws
 
+    def _evaluate(self, batch: Any, parts: int) -> Evaluation:
+        """Loss and gradient of a batch, a part after the other."""
+        if parts == 1:
+            return self.setting.evaluate(batch)
+        cut = pieces(batch, parts)
+        return accumulate([self.setting.evaluate(piece) for piece in cut], [count(piece) for piece in cut])
+
     def _gradient(self, watched: bool) -> Evaluation:
+        """The raw gradient of a step; with `watched`, the noise is measured on the way."""
         micro = self._micro_batches()
         self.items += sum(count(part) for part in micro)
         if not watched:
-            return self.setting.evaluate(concatenate(micro))
+            return self._evaluate(concatenate(micro), self.phase.accumulate)
         metric = self.rule.metric()
-        parts = [self.setting.evaluate(part) for part in micro]
+        parts = [self._evaluate(part, -(-self.phase.accumulate // len(micro))) for part in micro]
         gradients = [part.gradient for part in parts]
         self.noise.measure(gradients, self.batch, self.setting.problem.size, metric)
         self._record_noise()
-        names = parts[0].terms
-        terms = {name: torch.stack([part.terms[name] for part in parts]).mean() for name in names}
-        loss = torch.stack([part.loss for part in parts]).mean()
-        return Evaluation(loss, terms, torch.stack(gradients).mean(0))
+        return accumulate(parts, [count(part) for part in micro])
+
+    def _transformed(self, gradient: Tensor) -> Tensor:
+        """What the update rule takes for the gradient."""
+        for place, transform in enumerate(self.phase.transforms):
+            draw = lambda at=place: generator(self.setting.seed, "transform", self.index, at, counter=self.step)
+            gradient = transform(gradient, draw)
+        return gradient
 
     def advance(self) -> Ending | None:
         """Up to one block of steps, then one look at the numbers; the ending if the phase is over."""
@@ -127,14 +147,23 @@ class StochasticRunner:
         for _ in range(steps):
             watched = self.step < WATCHED or self.step % BLOCK == 0
             evaluation = self._gradient(watched)
+            if self.kept:
+                self.kept.observe(self.setting.flat.vector, evaluation.loss)
             lr = value(self.phase.lr, self.step)
-            self.rule.apply(self.setting.flat.vector, evaluation.gradient, lr)
+            self.rule.apply(self.setting.flat.vector, self._transformed(evaluation.gradient), lr)
             taken.append(_Taken(self.step, self.items, evaluation.loss, evaluation.terms))
             self.step += 1
         if taken and not self._note(taken):
             self.setting.flat.vector.copy_(self.safe)
             return Ending("NONFINITE", f"the loss became {self.loss}; the last finite parameters were kept", {})
         return self._ending()
+
+    def finish(self) -> None:
+        """The phase is over: leave the iterate that was to be kept, and its loss on the set (counted)."""
+        if self.kept and self.step and math.isfinite(self.loss):
+            self.setting.flat.vector.copy_(self.kept.tensors()["vector"])
+            self.loss = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.batch)
+            self.items += self.setting.fixed.size
 
     def _note(self, taken: list[_Taken]) -> bool:
         """Bring a block's losses to the host, record them, tell the switch; False if one is not finite."""
@@ -196,7 +225,8 @@ class StochasticRunner:
 
     def tensors(self) -> dict[str, Tensor]:
         """State tensors for a checkpoint."""
-        return {**self.rule.tensors(), "safe": self.safe}
+        kept = {f"kept.{name}": tensor for name, tensor in self.kept.tensors().items()} if self.kept else {}
+        return {**self.rule.tensors(), **kept, "safe": self.safe}
 
     def numbers(self) -> dict[str, Any]:
         """State numbers for a checkpoint."""
@@ -211,6 +241,9 @@ class StochasticRunner:
         """Take back a checkpoint."""
         self.rule.restore(tensors, numbers["rule"])
         self.safe.copy_(tensors["safe"])
+        if self.kept:
+            prefix = "kept."
+            self.kept.restore({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
         for name in _COUNTERS:
             setattr(self, name, numbers[name])
         self.noise.restore(numbers["noise"])
