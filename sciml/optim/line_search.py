@@ -60,6 +60,7 @@ class Wolfe:
         epsilon: relative rounding error of one loss value; the approximate conditions apply within 10 epsilon |f|.
         delta: of the approximate Wolfe conditions.
         noise: absolute error of a loss value known from elsewhere (sampling noise); relaxes the decrease condition.
+        slope_noise: absolute error of a slope psi'(a), likewise; relaxes the curvature condition.
     """
 
     c1: float = 1e-4
@@ -68,6 +69,7 @@ class Wolfe:
     epsilon: float = 2.3e-16
     delta: float = 0.1
     noise: float = 0.0
+    slope_noise: float = 0.0
 
 
 def search(evaluate: Callable[[float], Trial], start: Trial, first: float, rules: Wolfe) -> Search:
@@ -79,50 +81,97 @@ def search(evaluate: Callable[[float], Trial], start: Trial, first: float, rules
         first: first step to try.
         rules: constants.
     """
-    slack = 10 * rules.epsilon * abs(start.value) + 2 * rules.noise
-    low, high = start, None
-    best: Trial | None = None
-    step, previous_width, any_finite = first, math.inf, False
-    for evaluation in range(1, rules.max_evaluations + 1):
+    bracket = _Bracket(start, rules)
+    step: float | None = first
+    evaluation = 0
+    while step is not None and evaluation < rules.max_evaluations:
+        evaluation += 1
         trial = evaluate(step)
+        ending = bracket.take(trial)
+        if ending is not None:
+            return Search(trial, evaluation, ending)
+        step = bracket.following(trial)
+    trial, ending = bracket.best_of_all()
+    return Search(trial, evaluation, ending)
+
+
+class _Bracket:
+    """What the trials so far say of where an acceptable step lies.
+
+    A loss may be rougher than its rounding (sums of large terms, terms that cancel). Trials so short that the slope
+    predicts no change of the loss show how rough it is; where nothing else was found, a trial that is acceptable by its
+    slope, and higher than the start by no more than that roughness, is taken.
+
+    Attributes:
+        low, high: ends of the bracket; `low` has sufficient decrease, `high` is None while none is known.
+        best: the lowest trial with sufficient decrease. level: the lowest one acceptable by its slope only.
+    """
+
+    def __init__(self, start: Trial, rules: Wolfe) -> None:
+        self.start, self.rules = start, rules
+        self.low, self.high = start, None
+        self.best: Trial | None = None
+        self.level: Trial | None = None
+        self.rounding = 10 * rules.epsilon * abs(start.value)
+        self.relaxed = 2 * rules.noise
+        self.roughness = self.rounding + self.relaxed
+        self.width = math.inf
+        self.any_finite = False
+
+    def take(self, trial: Trial) -> Ending | None:
+        """Sort a trial in; how the search ends if the trial is acceptable."""
         if not trial.finite:
-            high = trial
-            step = low.step + 0.2 * (trial.step - low.step)
-            if not step > low.step:
-                break
-            continue
-        any_finite = True
-        decreases = trial.value <= start.value + rules.c1 * trial.step * start.slope
-        flat = (2 * rules.delta - 1) * start.slope >= trial.slope >= rules.c2 * start.slope
-        if not decreases and trial.value <= start.value + slack and flat:
-            return Search(trial, evaluation, Ending.APPROXIMATE)
-        if decreases and trial.value < (start if best is None else best).value:
-            best = trial
+            self.high = trial
+            return None
+        self.any_finite = True
+        start, rules, low = self.start, self.rules, self.low
+        decreases = trial.value <= start.value + rules.c1 * trial.step * start.slope + self.relaxed
+        higher = trial.value > start.value + self.rounding + self.relaxed
+        if decreases and trial.value < (start if self.best is None else self.best).value:
+            self.best = trial
+        if not decreases and (2 * rules.delta - 1) * start.slope >= trial.slope >= rules.c2 * start.slope:
+            if not higher:
+                return Ending.APPROXIMATE
+            if self.level is None or trial.value < self.level.value:
+                self.level = trial
+        if -trial.step * start.slope <= self.rounding:
+            self.roughness = max(self.roughness, 2 * abs(trial.value - start.value))
         # values that differ by rounding only say nothing; then the slope decides
-        above = low is not start and trial.value > low.value + 2 * rules.epsilon * abs(low.value)
-        if not decreases or above:
-            high = trial
-        elif abs(trial.slope) <= -rules.c2 * start.slope:
-            return Search(trial, evaluation, Ending.WOLFE)
-        else:
-            # too steep still: the minimum lies on the side to which the slope points down
-            toward_high = math.inf if high is None else high.step - trial.step
-            if (high is None and trial.slope >= 0) or (high is not None and trial.slope * toward_high >= 0):
-                high = low
-            low = trial
-        if high is None:
-            step = _expand(start, low)
-            continue
-        width = abs(high.step - low.step)
-        if width <= 1e-15 * max(abs(high.step), abs(low.step)):
-            break
-        step = _between(low, high, bisect=width > 0.66 * previous_width)
-        previous_width = width
-    else:
-        evaluation = rules.max_evaluations
-    if best is not None:
-        return Search(best, evaluation, Ending.DECREASE)
-    return Search(None, evaluation, Ending.FAILED if any_finite else Ending.NONFINITE)
+        above = low is not start and trial.value > low.value + 2 * rules.epsilon * abs(low.value) + self.relaxed
+        if above or (not decreases and (higher or trial.slope >= 0)):
+            self.high = trial
+            return None
+        if decreases and abs(trial.slope) <= -rules.c2 * start.slope + rules.slope_noise:
+            return Ending.WOLFE
+        # too steep still: the minimum lies on the side to which the slope points down
+        toward_high = math.inf if self.high is None else self.high.step - trial.step
+        if (self.high is None and trial.slope >= 0) or (self.high is not None and trial.slope * toward_high >= 0):
+            self.high = low
+        self.low = trial
+        return None
+
+    def following(self, trial: Trial) -> float | None:
+        """The next step after a trial that was not acceptable; None where nothing is left to try."""
+        if not trial.finite:
+            step = self.low.step + 0.2 * (trial.step - self.low.step)
+            return step if step > self.low.step else None
+        if self.high is None:
+            return _expand(self.start, self.low)
+        if trial is self.high and -trial.step * self.start.slope <= 0.01 * self.rounding:
+            return None  # shorter ones differ by rounding only
+        before, self.width = self.width, abs(self.high.step - self.low.step)
+        if self.width <= 1e-15 * max(abs(self.high.step), abs(self.low.step)):
+            return None
+        return _between(self.low, self.high, bisect=self.width > 0.66 * before)
+
+    def best_of_all(self) -> tuple[Trial | None, Ending]:
+        """What to take where no trial was acceptable."""
+        slight = self.best is None or self.start.value - self.best.value <= self.roughness
+        if slight and self.level is not None and self.level.value <= self.start.value + self.roughness:
+            return self.level, Ending.APPROXIMATE
+        if self.best is not None:
+            return self.best, Ending.DECREASE
+        return None, Ending.FAILED if self.any_finite else Ending.NONFINITE
 
 
 def _cubic(a: Trial, b: Trial) -> float | None:

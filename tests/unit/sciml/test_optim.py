@@ -7,8 +7,8 @@ import torch
 
 from sciml.optim.lbfgs import CompactLBFGS
 from sciml.optim.line_search import Ending, Trial, Wolfe, search
-from sciml.optim.quasi_newton import Pair, QuasiNewton, Status
-from sciml.optim.self_scaled import DenseSelfScaled, broyden_scaling
+from sciml.optim.quasi_newton import Noise, Pair, QuasiNewton, Status
+from sciml.optim.self_scaled import DenseSelfScaled, SymmetricMatrix, broyden_scaling
 
 METHODS = {"lbfgs": lambda x: CompactLBFGS(x, 10), "self_scaled": DenseSelfScaled}
 
@@ -135,8 +135,7 @@ def test_self_scaled_update_is_its_formula():
         dense = DenseSelfScaled(torch.zeros(n, dtype=torch.float64))
         root = torch.randn(n, n, generator=stream, dtype=torch.float64)
         h = root @ root.T + torch.eye(n, dtype=torch.float64)
-        dense.matrix.copy_(h)
-        dense.fresh = False
+        dense.matrix = h
         g = torch.randn(n, generator=stream, dtype=torch.float64)
         p = -h @ g
         s, y = step * p, curvature @ (step * p)
@@ -212,6 +211,100 @@ def test_refreshed_gradient_never_enters_a_pair(name):
     assert torch.allclose(method.inverse_hessian.product(b @ s), s, rtol=1e-8, atol=1e-12)
 
 
+def test_pairs_are_of_one_set_each_and_the_preconditioned_rows_follow():
+    """Three sets in turn, of different Hessians: every held pair has y = A s of one of them, and Z = P Y."""
+    hessians = [quadratic(12, 20, seed) for seed in range(3)]
+    diagonal = torch.linspace(0.2, 2, 12, dtype=torch.float64)
+    held = [hessians[0]]
+    _, method = minimiser(
+        lambda v: 0.5 * v @ held[0] @ v,
+        torch.ones(12, dtype=torch.float64),
+        lambda v: CompactLBFGS(v, 9, lambda g: diagonal * g),
+    )
+    for hessian in hessians:
+        held[0] = hessian
+        method.refresh()
+        for _ in range(3):
+            method.iterate()
+    kept = method.inverse_hessian
+    assert isinstance(kept, CompactLBFGS) and len(kept.order) == 9
+    s, y, z = kept.rows[:9], kept.rows[9:18], kept.rows[18:]
+    for slot, index in enumerate(kept.order):
+        expected = hessians[slot // 3] @ s[index]
+        assert torch.allclose(y[index], expected, rtol=1e-6, atol=1e-10 * float(expected.norm()))
+    assert torch.allclose(z, y * diagonal, rtol=1e-6, atol=1e-9 * float(z.abs().max()))
+
+
+def noisy_minimiser(name, told, n=20, condition=1e2, noise=1e-3):
+    """A quadratic with minimum 0 whose values and gradients carry fresh errors in every call."""
+    stream = torch.Generator().manual_seed(7)
+    matrix = quadratic(n, condition)
+    x = torch.randn(n, generator=stream, dtype=torch.float64)
+
+    def closure():
+        value = 0.5 * x @ matrix @ x + noise * torch.randn((), generator=stream, dtype=torch.float64)
+        return value, matrix @ x + noise / math.sqrt(n) * torch.randn(n, generator=stream, dtype=torch.float64)
+
+    method = QuasiNewton(x, closure, METHODS[name](x))
+    if told:
+        method.noise = Noise(value=noise, gradient=noise)
+    spent, status = 0, Status.PROGRESS
+    while spent < 1000 and status in (Status.PROGRESS, Status.RESTARTED):
+        iteration = method.iterate()
+        spent, status = spent + iteration.evaluations, iteration.status
+    return status, spent, float(x @ matrix @ x)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("condition", [1e2, 1e3])
+def test_noise_that_is_told_is_the_end_and_not_an_obstacle(name, condition):
+    status, spent, error = noisy_minimiser(name, True, condition=condition)
+    untold_status, untold_spent, untold_error = noisy_minimiser(name, False, condition=condition)
+    assert status is Status.NOISE_FLOOR
+    assert untold_status is not Status.NOISE_FLOOR and untold_spent >= 2 * spent
+    assert error < 1e-2 * 1e-3  # two orders below the noise of one value
+    assert error < untold_error
+
+
+def test_pairs_that_drown_in_noise_are_not_taken_in():
+    x, method = minimiser(lambda v: 0.5 * (v**2).sum(), torch.ones(4, dtype=torch.float64), METHODS["lbfgs"])
+    method.noise = Noise(gradient=0.5)
+    first = method.iterate()
+    assert first.status is Status.PROGRESS and method.inverse_hessian.fresh is False
+    kept = method.inverse_hessian
+    assert isinstance(kept, CompactLBFGS)
+    s, y = kept.rows[kept.order[0]], kept.rows[kept.history + kept.order[0]]
+    assert torch.allclose(s, y)
+    assert float(y.norm()) > 3 * 0.5  # over a longer step than the one taken
+    assert float((x - 1).norm()) < float(s.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_symmetric_matrix_is_its_dense_counterpart(dtype):
+    stream = torch.Generator().manual_seed(5)
+    n, tolerance = 11, 200 * torch.finfo(dtype).eps
+    start = torch.randn(n, n, generator=stream, dtype=dtype)
+    dense = start + start.T
+    x, y, probe = torch.randn(3, n, generator=stream, dtype=dtype)
+    matrix = SymmetricMatrix(x)
+    matrix.entries.copy_(dense)
+    for xx, xy, yy in ((2.0, -0.7, 0.0), (1.0, 0.3, -2.0), (1.0, 0.1, 3.0), (-1.0, 0.0, -2.0), (0.0, 0.0, 0.0)):
+        matrix.add_form(x, y, xx, xy, yy)
+        dense = dense + xx * torch.outer(x, x) + yy * torch.outer(y, y)
+        dense = dense + xy * (torch.outer(x, y) + torch.outer(y, x))
+        expected = dense @ probe
+        assert torch.allclose(matrix.product(probe), expected, rtol=tolerance, atol=tolerance * float(expected.norm()))
+
+
+def test_dense_matrix_that_lost_its_definiteness_starts_again_from_the_pair():
+    dense = DenseSelfScaled(torch.zeros(3, dtype=torch.float64))
+    dense.matrix = torch.diag(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64))
+    s = torch.tensor([0.1, 1.0, 0.0], dtype=torch.float64)
+    assert dense.update(Pair(s, 2 * s, 2 * s, 1.0, -1.0))
+    assert torch.allclose(dense.product(2 * s), s)
+    assert float(torch.linalg.eigvalsh(dense.matrix)[0]) > 0
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_state_round_trip_gives_the_identical_next_iterate(name):
     start = torch.full((9,), -1.0, dtype=torch.float64)
@@ -266,3 +359,15 @@ def test_single_precision_works():
         if method.iterate().status is not Status.PROGRESS:
             break
     assert float((x - 1).abs().max()) < 1e-2
+
+
+def test_line_search_sees_a_loss_rougher_than_its_rounding():
+    """Values jump by 1e-9, far above the rounding of 1; the slopes still tell the minimum at 1."""
+
+    def f(a):
+        return 1.0 + 1e-12 * (a - 1) ** 2 + (1e-9 * (1 + math.sin(1e6 * a)) if a else 0.0)
+
+    found = search(line(f, lambda a: 2e-12 * (a - 1)), Trial(0.0, f(0), -2e-12), 1.2, Wolfe())
+    assert found.ending is Ending.APPROXIMATE and found.trial is not None
+    assert 0.1 <= found.trial.step <= 2.0
+    assert found.evaluations < 20
