@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from problems.pdes.heat import Heat
     from problems.pdes.helmholtz import Helmholtz
     from problems.pdes.klein_gordon import KleinGordon
+    from problems.pdes.plate import Plate
     from problems.pdes.poisson import Poisson1D, Poisson2D
+    from problems.pdes.poisson_hole import PoissonHole
     from problems.pdes.reaction import Reaction
+    from problems.pdes.rod_inverse import RodInverse
     from problems.pdes.wave import Wave
 
 _HOMES = {
@@ -26,8 +29,11 @@ _HOMES = {
     "heat": ("Heat",),
     "helmholtz": ("Helmholtz",),
     "klein_gordon": ("KleinGordon",),
+    "plate": ("Plate",),
     "poisson": ("Poisson1D", "Poisson2D"),
+    "poisson_hole": ("PoissonHole",),
     "reaction": ("Reaction",),
+    "rod_inverse": ("RodInverse",),
     "wave": ("Wave",),
 }
 
@@ -40,9 +46,12 @@ __all__ = [
     "Heat",
     "Helmholtz",
     "KleinGordon",
+    "Plate",
     "Poisson1D",
     "Poisson2D",
+    "PoissonHole",
     "Reaction",
+    "RodInverse",
     "Wave",
     "make",
 ]

@@ -22,6 +22,7 @@ class Entry:
 CATALOG: dict[str, Entry] = {
     "poisson_1d": Entry("poisson", "Poisson1D", "-u'' = f on [0, 1]"),
     "poisson_2d": Entry("poisson", "Poisson2D", "-Laplacian u = f on the unit square"),
+    "poisson_hole": Entry("poisson_hole", "PoissonHole", "-Laplacian u = 2 on a square with a hole"),
     "helmholtz": Entry("helmholtz", "Helmholtz", "Laplacian u + u = f, solution sin(pi x) sin(4 pi y)"),
     "heat": Entry("heat", "Heat", "u_t = 0.1 u_xx, two modes"),
     "klein_gordon": Entry("klein_gordon", "KleinGordon", "u_tt - u_xx + u^3 = f"),
@@ -29,6 +30,8 @@ CATALOG: dict[str, Entry] = {
     "convection": Entry("convection", "Convection", "u_t + 40 u_x = 0, periodic"),
     "wave": Entry("wave", "Wave", "u_tt = 4 u_xx, first and fifth mode"),
     "burgers": Entry("burgers", "Burgers", "u_t + u u_x = (0.01 / pi) u_xx, a shock"),
+    "plate": Entry("plate", "Plate", "div sigma = 0, a plate with a hole under tension"),
+    "rod_inverse": Entry("rod_inverse", "RodInverse", "-(EA u')' = 2, EA and the end force from data"),
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from problems.pdes import CATALOG, make
 from problems.pdes.collocation import Collocation
 from sciml.errors import InputError
-from sciml.pde import derivative
+from sciml.pde import Box, derivative
 from sciml.pde.domains import Side
 
 ZERO: Callable[[Tensor], Tensor] = torch.zeros_like
@@ -80,7 +80,11 @@ PERIODIC = ("reaction", "convection")
 AT_REST = ("klein_gordon", "wave")
 
 
-@pytest.fixture(params=list(CATALOG))
+# Domains with holes and coefficients to be found have tests of their own.
+ELSEWHERE = ("poisson_hole", "plate", "rod_inverse")
+
+
+@pytest.fixture(params=[name for name in CATALOG if name not in ELSEWHERE])
 def named(request: pytest.FixtureRequest) -> tuple[str, Collocation]:
     return request.param, make(request.param)
 
@@ -120,15 +124,16 @@ def test_conditions_hold_by_construction(named: tuple[str, Collocation], trained
     name, problem = named
     model = problem.model(seed=2)
     field = problem.reference if trained else lambda x: problem.field(model, x)
-    generator = torch.Generator().manual_seed(0)
+    box, generator = problem.domain, torch.Generator().manual_seed(0)
+    assert isinstance(box, Box)
     for axis, side, value in VALUES[name]:
-        points = problem.domain.face(axis, side, 50, generator)
+        points = box.face(axis, side, 50, generator)
         assert torch.allclose(field(points), value(points[:, :1]), rtol=0, atol=2e-12), (axis, side)
-    start = problem.domain.face(problem.domain.dim - 1, "lower", 50, generator)
+    start = box.face(problem.domain.dim - 1, "lower", 50, generator)
     if name in AT_REST:
         assert float(derivative(field, start, dim=1).detach().abs().max()) < 1e-12
     if name in PERIODIC:
-        left = problem.domain.face(0, "lower", 50, generator)
+        left = box.face(0, "lower", 50, generator)
         right = left + torch.tensor([2 * PI, 0.0], dtype=torch.float64)
         assert torch.allclose(field(left), field(right), rtol=0, atol=1e-12)
 
