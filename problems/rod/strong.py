@@ -1,5 +1,6 @@
 """The strong form: the equilibrium residual at collocation points, natural conditions as residuals at their places."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,25 +80,25 @@ class StrongForm(RodForm[Points]):
 
     def loss(self, model: nn.Module, batch: Points) -> Mapping[str, Tensor]:
         """Mean square residuals; see the class."""
-        residual, edges = self.residuals(model, batch)
-        return {"equilibrium": residual.square().mean(), **edges}
+        return {name: residual.square().mean() for name, residual in self.least_squares(model, batch).items()}
 
-    def residuals(self, model: nn.Module, batch: Points) -> tuple[Float[Tensor, "points 1"], dict[str, Tensor]]:
-        """The scaled residual at every point, and the loss terms of ends and interfaces."""
+    def least_squares(self, model: nn.Module, batch: Points) -> Mapping[str, Tensor]:
+        """The scaled residual at every point, and those of ends and interfaces."""
         count, ends = len(batch.x), self._edges_like(batch.x)
         x = torch.cat([batch.x, ends.x]) if len(ends.x) else batch.x
         _, slope, curvature = derivatives(lambda x: self.field(model, x), x, order=2)
         force_slope = batch.stiffness * curvature[:count] + batch.stiffness_slope * slope[:count]
-        terms = {}
+        residuals = {"equilibrium": (force_slope + batch.load) / self.load_scale}
         if len(ends.x):
             force = ends.stiffness * slope[count:]
             pulled, pairs = len(ends.end_force), len(ends.point_force)
+            # squares are summed, not averaged, over ends and over interfaces
             if pulled:
-                terms["traction"] = (force[:pulled] - ends.end_force).square().sum()
+                residuals["traction"] = (force[:pulled] - ends.end_force).T * math.sqrt(pulled)
             if pairs:
                 jump = force[pulled + pairs :] - force[pulled : pulled + pairs] + ends.point_force
-                terms["interface"] = jump.square().sum()
-        return (force_slope + batch.load) / self.load_scale, terms
+                residuals["interface"] = jump.T * math.sqrt(pairs)
+        return residuals
 
     def at(self, x: Float[Tensor, "points 1"]) -> Points:
         """The coefficients of the unit bar at given positions."""

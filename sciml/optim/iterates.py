@@ -81,7 +81,7 @@ class Average(Keep):
 class _Best(Kept):
     def __init__(self, vector: Tensor) -> None:
         self.vector = vector.clone()
-        self.loss = vector.new_full((), float("inf"))
+        self.loss = vector.new_full((1,), float("inf"))
 
     def observe(self, vector: Tensor, loss: Tensor) -> None:
         """Decided on the device: no number is fetched."""
@@ -101,7 +101,7 @@ class _Best(Kept):
 class _Average(Kept):
     def __init__(self, vector: Tensor, power: float) -> None:
         self.vector, self.power = vector.clone(), power
-        self.count = torch.zeros((), dtype=torch.float64)
+        self.count = torch.zeros(1, dtype=torch.float64)
 
     def observe(self, vector: Tensor, loss: Tensor) -> None:
         """mean <- mean + (power + 1) / (t + power) (iterate - mean), t = 1, 2, ..."""

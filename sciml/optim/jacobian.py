@@ -117,7 +117,7 @@ class ResidualJacobian:
                 grads = torch.autograd.grad(column.sum(), wrt, retain_graph=True, allow_unused=True)
                 if per_item:
                     block = _join(grads[: len(leaves)], parameters, items)
-                    loose = [i for i, g in enumerate(grads[len(leaves) :]) if g is not None]
+                    loose = [i for i, g in enumerate(grads[len(leaves) :]) if g is not None and bool(g.any())]
                     if sum(parameters[i].numel() for i in loose) > LOOSE_LIMIT:
                         return None
                     passes += 2 * self._add_loose_columns(block, column, loose)
@@ -177,7 +177,8 @@ class ResidualJacobian:
 
 
 class _OwnWeights(TorchFunctionMode):
-    """Linear layers applied to a batch of `items` rows use weights of which every row has its own."""
+    """Linear layers use weights of which every item has its own; the items are the first rows of what they are applied
+    to."""
 
     def __init__(self, parameters: list[Tensor], items: int) -> None:
         super().__init__()
@@ -192,8 +193,11 @@ class _OwnWeights(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _linear(self, values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if values.dim() < 2 or values.shape[0] != self.items or id(weight) not in self.own:
+        if values.dim() < 2 or values.shape[0] < self.items or id(weight) not in self.own:
             return functional.linear(values, weight, bias)
+        if values.shape[0] > self.items:  # other points behind the items: the conditions at some ends
+            parts = values.split([self.items, values.shape[0] - self.items])
+            return torch.cat([self._linear(parts[0], weight, bias), functional.linear(parts[1], weight, bias)])
         inner = values.reshape(self.items, -1, values.shape[-1])
         result = inner @ self.own[id(weight)].transpose(1, 2)
         if bias is not None:

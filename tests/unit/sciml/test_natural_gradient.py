@@ -36,12 +36,15 @@ def named_residuals(model):
     """A PDE-like residual, one with two components, and two conditions that belong to no item."""
 
     def residuals(x):
-        u, slope, curvature = derivatives(model, x, order=2)
+        behind = torch.cat([x, torch.tensor([[2.0], [3.0], [4.0]], dtype=torch.float64)])
+        u, slope, curvature = (part[: len(x)] for part in derivatives(model, behind, order=2))
+        beyond = derivatives(model, behind, order=1)[1][len(x) :]
         ends = model(torch.tensor([[0.0], [1.0]], dtype=torch.float64))
         return {
             "pde": model.coefficient * curvature + u * slope,
             "pair": torch.cat([torch.sin(u), x * slope], 1),
             "ends": ends[:, 0] - 1,
+            "beyond": beyond.T,
         }
 
     return residuals
