@@ -142,6 +142,7 @@ class QuasiNewton:
         self.gradient: Tensor | None = None
         self.noise = Noise()
         self._failures = 0  # searches failed in a row
+        self._moved = 0.0  # length of the latest move
 
     def refresh(self) -> float:
         """Evaluate at the present point (start, or new samples); the curvature is kept. One evaluation."""
@@ -179,6 +180,7 @@ class QuasiNewton:
             spent += more
         torch.add(origin, direction, alpha=trial.step, out=self.vector)
         self.value, self.gradient, self._failures = trial.value, trial.gradient, 0
+        self._moved = trial.step * math.sqrt(_dot(direction, direction))
         if s_step:
             self.inverse_hessian.update(Pair(direction * s_step, y, gradient + y, s_step, slope))
         return Iteration(Status.PROGRESS, trial.value, -slope, spent, trial.step, found.ending)
@@ -246,14 +248,14 @@ class QuasiNewton:
 
     def numbers(self) -> dict:
         """State numbers for a checkpoint."""
-        return {"value": self.value, "failures": self._failures, **self.inverse_hessian.numbers()}
+        return {"value": self.value, "failures": self._failures, "moved": self._moved, **self.inverse_hessian.numbers()}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
         """Take back what `tensors` and `numbers` gave: the next iteration is the one that would have come."""
         gradient = tensors.get("gradient")
         self.gradient = None if gradient is None else gradient.to(self.vector)
         self.value = numbers["value"]
-        self._failures = int(numbers.get("failures", 0))
+        self._failures, self._moved = int(numbers.get("failures", 0)), float(numbers.get("moved", 0.0))
         self.inverse_hessian.restore(tensors, numbers)
 
     def _search(self, origin: Tensor, direction: Tensor, start: Trial, first: float) -> Search:
@@ -270,13 +272,14 @@ class QuasiNewton:
         return search(trial, start, first, rules)
 
     def _first_step(self, direction: Tensor) -> float:
-        """Step along a direction of no natural length: a move of length 1, or of the parameters' own norm if that is
-        less. (1 % of the largest parameter, as of Hager and Zhang 2005, costs 9 % more evaluations on CUTEst; longer
-        moves leave the basin of the start.)"""
+        """Step along a direction of no natural length: as long as the latest move; at the start a move of length 1, or
+        of the parameters' own norm if that is less. (1 % of the largest parameter, as of Hager and Zhang 2005, costs
+        9 % more evaluations on CUTEst; longer moves leave the basin of the start.)"""
         if getattr(self.inverse_hessian, "preconditioned", False):
             return 1.0
         norm = math.sqrt(_dot(self.vector, self.vector))
-        return (min(norm, 1.0) or 1.0) / math.sqrt(_dot(direction, direction))
+        length = self._moved or min(norm, 1.0) or 1.0
+        return length / math.sqrt(_dot(direction, direction))
 
 
 def _dot_tensor(a: Tensor, b: Tensor) -> Tensor:
