@@ -12,7 +12,8 @@ from sciml.optim.first_order import AdamRule, FirstOrder, SGDRule
 from sciml.optim.iterates import Keep
 from sciml.optim.jacobian import ResidualJacobian
 from sciml.optim.lbfgs import CompactLBFGS
-from sciml.optim.natural_gradient import LevenbergMarquardt, linearize
+from sciml.optim.linearization import linearize
+from sciml.optim.natural_gradient import LevenbergMarquardt
 from sciml.optim.quasi_newton import InverseHessian, QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
 from sciml.optim.transforms import Transform
