@@ -1,8 +1,8 @@
 """The three bars that the commands, the notebooks and the tests solve."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Case:
         force: the exact N(x) = EA u'.
         hidden: widths of the hidden layers.
         sizes: form -> numbers of points and cells (arguments of its class).
-        tolerance: where the finisher is content; see `sciml.SelfScaled`. None: its default.
+        tolerances: form -> where the finisher is content; see `sciml.SelfScaled`. A form not named has its default.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Case:
     force: Callable[[Tensor], Tensor]
     hidden: tuple[int, ...]
     sizes: dict[str, dict[str, int]]
-    tolerance: float | None = None
+    tolerances: Mapping[str, float] = field(default_factory=dict)
 
     def form(self, name: str, *, interface: bool = True) -> RodForm:
         """The case in `strong`, `weak` or `energy` form.
@@ -79,6 +79,7 @@ def _smooth() -> Case:
         force=lambda x: stiffness(x) * slope(x),
         hidden=(24, 24),
         sizes={"strong": {"points": 256}, "weak": {"cells": 64, "points": 4}, "energy": {"cells": 64, "points": 8}},
+        tolerances={"strong": 1e-10},
     )
 
 
@@ -96,7 +97,7 @@ def _oscillatory() -> Case:
         hidden=(24, 24, 24),
         # Ten periods: fewer points than parameters leave room between them, and the network finds it.
         sizes={"strong": {"points": 800}, "weak": {"cells": 400, "points": 2}, "energy": {"cells": 96, "points": 8}},
-        tolerance=1e-7,
+        tolerances=dict.fromkeys(("strong", "weak", "energy"), 1e-7),
     )
 
 

@@ -76,8 +76,8 @@ def solve(options: SolveOptions) -> int:
     model = case.network(form, options.seed).to(choose_device(options.device))
     run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
     phases = None
-    if case.tolerance is not None:
-        phases = [sciml.Adam(), sciml.SelfScaled(tolerance=case.tolerance)]
+    if options.form in case.tolerances:
+        phases = [sciml.Adam(), sciml.SelfScaled(tolerance=case.tolerances[options.form])]
     budget = sciml.Budget(options.seconds, None if options.interface else INCOMPLETE)
     stage = run.stage(options.form)
     solution = sciml.solve(form, model, phases, switch=options.switch, seed=options.seed, budget=budget, run=stage)

@@ -2,9 +2,10 @@
 
 The largest stable step is found by trial, from the same initial networks as the runs: step sizes on a geometric grid of
 ratio 4, then of ratio sqrt 2, `trial` steps each with every seed. A step is stable if after half and all of the trial
-the exact loss of every seed is finite and not above its start; the answer is the last stable one below the first that
-is not. The same with the exact gradient says what the curvature alone would allow. Step sizes of different losses have
-different units and do not compare; the ratio of the two does.
+the exact loss of every seed is finite and not above its start by more than half of the largest fall that any step size
+brought that seed (at tiny steps noise may lift it a little: that is no instability). The answer is the last stable one
+below the first that is not. The same with the exact gradient says what the curvature alone would allow. Step sizes of
+different losses have different units and do not compare; the ratio of the two does.
 """
 
 import time
@@ -28,6 +29,8 @@ from sciml.seeds import generator
 EXACT = "exact gradient"
 DIVERGED = 10.0
 """Relative error above which a run counts as diverged."""
+TOLERATED = 0.5
+"""Rise of the loss that a stable step may show, relative to the largest fall that any step size brought."""
 SETTLED = 3
 """Looks in a row that must be at or below a target before it counts as reached."""
 
@@ -168,7 +171,8 @@ def _last_stable(
         for _ in range(steps // 20):
             theta = _advance(estimator, theta, every, 10, random)
         loss = _exact_loss(control, theta).view(len(starts), -1)
-        good &= (loss.isfinite() & (loss <= begin)).all(0)
+        fall = begin - torch.where(loss.isfinite(), loss, begin).amin(1, keepdim=True)
+        good &= (loss.isfinite() & (loss <= begin + TOLERATED * fall.clamp(min=0))).all(0)
     return int(good.long().cumprod(0).sum()) - 1 if bool(good[0]) else None
 
 

@@ -23,7 +23,6 @@ GROUPS = {
     "items with their own quadrature": ("cells", "cells stratified", "test functions", "test functions stratified"),
 }
 LINES = {"points, two halves": ":", "cells stratified": ":", "test functions stratified": ":"}
-STATES = ("init", "mid", "late", "end")
 
 
 def draw_ratios(path: Path, summary: Sequence[Row]) -> Path:
@@ -102,9 +101,10 @@ def draw_variance(path: Path, summary: Sequence[Row]) -> Path:
         line[0].set_ylabel("noise² / signal²")
         handles, labels = line[0].get_legend_handles_labels()
         line[-1].legend(handles, labels, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
-    panels[0, 0].annotate("more noise than signal", (0.02, 1.3), xycoords=("axes fraction", "data"), fontsize=7,
-                          color="#606060")  # fmt: skip
-    figure.supxlabel("state of the training, with the relative L² error of the displacement there", fontsize=10)
+    text = (
+        "state of the training, with the relative L² error of the displacement there; dashed: as much noise as signal"
+    )
+    figure.supxlabel(text, fontsize=10)
     return save(figure, path)
 
 
@@ -179,7 +179,9 @@ def draw_steps(path: Path, summary: Sequence[Row]) -> Path:
     full = [row for row in summary if row["fraction"] == 1.0 and row["sampling"] != EXACT]
     names = list(dict.fromkeys((row["form"], row["sampling"]) for row in full))
     figure = blank(3.6 * len(cases) + 2.4, 0.34 * len(names) + 1.5)
-    for axes, case in zip(figure.subplots(1, len(cases), sharey=True, squeeze=False)[0], cases, strict=True):
+    for axes, case in zip(
+        figure.subplots(1, len(cases), sharex=True, sharey=True, squeeze=False)[0], cases, strict=True
+    ):
         for row in (row for row in full if row["case"] == case):
             place = names[::-1].index((row["form"], row["sampling"]))
             broken = row["diverged"] > 0
@@ -187,7 +189,8 @@ def draw_steps(path: Path, summary: Sequence[Row]) -> Path:
             face = "white" if broken else COLORS[row["form"]]
             axes.plot(row["step_kept"], place, MARKERS[row["form"]], color=COLORS[row["form"]], markerfacecolor=face)
         axes.axvline(1.0, color=MARK, linestyle="--", linewidth=1)
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:.0f}")
         axes.set_yticks(range(len(names)), [f"{form}: {sampling}" for form, sampling in names[::-1]], fontsize=9)
         axes.set_title(f"{case} bar", fontsize=10)
         axes.set_xlabel("largest stable step with noise\n/ without noise (open: diverged later)")

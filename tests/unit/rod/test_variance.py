@@ -87,7 +87,7 @@ SHORT = Study(("smooth",), (1,), batches=30, adam=(100, 0), finisher=(60, 150))
 @pytest.mark.slow
 def test_points_of_the_energy_are_noisier_near_the_solution_and_test_functions_are_not() -> None:
     rows = {(row["state"], row["form"], row["sampling"]): row for row in measure(SHORT)}
-    assert {state for state, _, _ in rows} == {"init", "mid", "late", "end"}
+    assert {state for state, _, _ in rows} == {"init", "mid", "late", "close", "end"}
     assert rows["end", "strong", "points uniform"]["relative_l2"] < 1e-3
     assert all(row["reliable"] for row in rows.values())
     assert rows["end", "energy", "points uniform"]["ci_low"] > 1e3
