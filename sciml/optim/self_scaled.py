@@ -41,16 +41,34 @@ class SymmetricMatrix:
     """A symmetric n x n matrix of which, on a CPU, only the lower triangle is kept up to date.
 
     Attributes:
-        entries: shape (n, n); the part above the diagonal means nothing on a CPU.
+        entries: shape (n, n); the part above the diagonal means nothing on a CPU, and is never touched, so that the
+            system gives no memory to it.
     """
 
     def __init__(self, vector: Tensor) -> None:
         n = vector.numel()
-        self.entries = torch.empty(n, n, dtype=vector.dtype, device=vector.device)
         kind = {torch.float64: "d", torch.float32: "s"}.get(vector.dtype) if vector.device.type == "cpu" else None
+        self.entries = torch.empty(n, n, dtype=vector.dtype, device=vector.device)
         # BLAS counts by columns: torch's lower triangle is the upper one of the transpose that it sees
         self._multiply = None if kind is None else getattr(blas, f"{kind}symv")
         self._add = None if kind is None else getattr(blas, f"{kind}syr2")
+
+    def _parts(self) -> list[Tensor]:
+        """Blocks of rows that cover what is kept up to date."""
+        if self._multiply is None:
+            return [self.entries]
+        return [self.entries[i : i + 256, : i + 256] for i in range(0, len(self.entries), 256)]
+
+    def set_identity(self) -> None:
+        """M = I."""
+        for part in self._parts():
+            part.zero_()
+        self.entries.fill_diagonal_(1.0)
+
+    def multiply_by(self, factor: float) -> None:
+        """M times a number, in place."""
+        for part in self._parts():
+            part.mul_(factor)
 
     def product(self, vector: Tensor) -> Tensor:
         """M v."""
@@ -128,7 +146,7 @@ class DenseSelfScaled(InverseHessian):
             return self._start(pair)
         self.scale /= tau
         if not 1 / self._largest < self.scale < self._largest:
-            self.inner.entries.mul_(self.scale)
+            self.inner.multiply_by(self.scale)
             self.scale = 1.0
         self.inner.add_form(s, hy, css / self.scale, csh / self.scale, chh / self.scale)
         return True
@@ -140,7 +158,7 @@ class DenseSelfScaled(InverseHessian):
         if not ys > 1e-12 * math.sqrt(ss * yy):
             return False
         self.scale = ys / yy
-        self.inner.entries.zero_().fill_diagonal_(1.0)
+        self.inner.set_identity()
         # in units of the scale, H y = y: a pair of natural size keeps M near 1 whatever the scale of the loss
         self.inner.add_form(s, y, 2 * yy / ys / ys, -1 / ys, 0.0)
         self.fresh = False
