@@ -73,17 +73,22 @@ def gradient(u: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Tensor:
     return result if keep else result.detach()
 
 
-def divergence(flux: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
-    """The divergence of a vector field of shape (*points, dim). Arguments and errors as for `derivative`."""
+def divergence(flux: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points k"]:
+    """The divergence of a vector field of shape (*points, dim), one column; of a tensor field (a stress) of shape
+    (*points, k, dim) that of its k rows. Arguments and errors as for `derivative`."""
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         value, x = _evaluate(flux, x)
-        columns = _columns(value, x)
-        if len(columns) != x.shape[-1]:
-            raise InputError(f"divergence of a field with {len(columns)} components in {x.shape[-1]} dimensions.")
-        parts = [_slope(column, x, graph=keep)[..., i : i + 1] for i, column in enumerate(columns)]
-    result = torch.stack(parts).sum(0)
+        rows = value.unbind(dim=-2) if value.dim() == x.dim() + 1 else (value,)
+        result = torch.cat([_row_divergence(row, x, graph=keep) for row in rows], dim=-1)
     return result if keep else result.detach()
+
+
+def _row_divergence(row: Tensor, x: Tensor, graph: bool) -> Tensor:
+    columns = _columns(row, x)
+    if len(columns) != x.shape[-1]:
+        raise InputError(f"divergence of a field with {len(columns)} components in {x.shape[-1]} dimensions.")
+    return torch.stack([_slope(column, x, graph)[..., i : i + 1] for i, column in enumerate(columns)]).sum(0)
 
 
 def laplacian(u: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Tensor:

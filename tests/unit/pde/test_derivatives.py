@@ -117,3 +117,14 @@ def test_a_coordinate_out_of_range_is_refused() -> None:
 def test_values_of_the_wrong_shape_are_refused() -> None:
     with pytest.raises(InputError, match=r"values of shape \(3, 1\)"):
         derivative(lambda x: x[:3], torch.rand(4, 1))
+
+
+def test_divergence_of_a_tensor_field_is_taken_row_by_row() -> None:
+    x = torch.rand(7, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    first = lambda x: torch.stack([x[:, 0] ** 2 * x[:, 1], x[:, 1] ** 3], dim=1)
+    second = lambda x: torch.stack([torch.sin(x[:, 1]), x[:, 0] * x[:, 1]], dim=1)
+    both = divergence(lambda x: torch.stack([first(x), second(x)], dim=1), x)
+    assert torch.allclose(both, torch.cat([divergence(first, x), divergence(second, x)], dim=1))
+    assert torch.allclose(both[:, :1], 2 * x[:, :1] * x[:, 1:] + 3 * x[:, 1:] ** 2)
+    # The gradient of a vector field is such a tensor: its divergence is the Laplacian.
+    assert torch.allclose(divergence(lambda x: gradient(first, x), x), laplacian(first, x))
