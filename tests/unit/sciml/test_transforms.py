@@ -179,6 +179,23 @@ def test_quantised_steps_repeat_and_differ_from_step_to_step():
     assert not torch.equal(weights(one.model), weights(other.model))
 
 
+class Slope(Regression):
+    """The gradient is 1/2 in every entry, everywhere."""
+
+    def loss(self, model, batch):
+        return {"slope": 0.5 * model.weight.sum() + 0 * batch[0].sum()}
+
+
+def test_every_step_and_every_transform_rounds_by_draws_of_its_own():
+    phase = sciml.SGD(lr=1.0, steps=60, batch=96, transforms=(Quantize(1.0),))
+    ups = -weights(sciml.solve(Slope(), linear(), [phase]).model)
+    assert bool(((ups > 15) & (ups < 45)).all())  # binomial: 30 +- 3.9; one draw for all steps gives 0 or 60
+    # rounded up to 1 with probability 1/2, and that up to 2 with probability 1/2
+    phase = sciml.SGD(lr=1.0, steps=400, batch=96, transforms=(Quantize(1.0), Quantize(2.0)))
+    twice = -weights(sciml.solve(Slope(), linear(), [phase]).model) / 2
+    assert bool(((twice > 60) & (twice < 140)).all())  # 100 +- 8.7; with the same draws for both, 200
+
+
 class Kink(sciml.Problem):
     """|x| from one item: the standard non-smooth problem."""
 
