@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from sciml.errors import InputError
+
 Model = TypeVar("Model", bound=torch.nn.Module)
 Batch = TypeVar("Batch")
 
@@ -33,9 +35,15 @@ class Problem(ABC, Generic[Model, Batch]):
             generator: a CPU generator; all randomness must come from it.
         """
 
-    @abstractmethod
     def loss(self, model: Model, batch: Batch) -> Mapping[str, Tensor]:
-        """Named loss terms (scalars). Their sum is minimised. Each is a **mean** over the batch's items."""
+        """Named loss terms (scalars). Their sum is minimised. Each is a **mean** over the batch's items.
+
+        Unless defined, the mean squares of `least_squares`: a problem defines one of the two.
+        """
+        residuals = self.least_squares(model, batch)
+        if residuals is None:
+            raise InputError(f"{type(self).__name__} has neither a method `loss` nor `least_squares`; define one.")
+        return {name: residual.square().mean() for name, residual in residuals.items()}
 
     def evaluate(self, model: Model) -> Mapping[str, float]:
         """Errors against the truth or a held-out set; may be empty. Never used to train, never changes the training.

@@ -68,10 +68,6 @@ class Collocation(Problem[nn.Module, Tensor]):
         """Stratified points on a line, freshly scrambled Sobol points otherwise: a stream without end."""
         return self.domain.sample(size or self.points, generator)
 
-    def loss(self, model: nn.Module, batch: Float[Tensor, "points dim"]) -> Mapping[str, Tensor]:
-        """The mean square of the residual; the conditions need no term."""
-        return {name: residual.square().mean() for name, residual in self.least_squares(model, batch).items()}
-
     def least_squares(self, model: nn.Module, batch: Float[Tensor, "points dim"]) -> Mapping[str, Tensor]:
         """The residual at every point."""
         return {"residual": self.residual_of(lambda x: self.field(model, x), batch)}
