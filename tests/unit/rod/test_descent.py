@@ -60,6 +60,7 @@ def test_what_is_read_from_a_curve() -> None:
     assert judge(np.append(curve, np.nan), plan)["diverged"]
 
 
+@pytest.mark.slow
 def test_the_report_of_a_short_study_counts_what_its_rows_say() -> None:
     plan = Plan(("smooth",), (0, 1), steps=40, trial=20, every=10, targets=(100.0, 1e-9))
     rows = list(descend(plan))
