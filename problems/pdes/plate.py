@@ -29,12 +29,19 @@ class Plate(Collocation):
     hole = Disk((0.0, 0.0), RADIUS)
     domain = Box((0.0, 0.0), (1.0, 1.0)) - hole
     axes = ("x", "y")
+    near = Disk((0.0, 0.0), 2 * RADIUS) & domain
     points = 400
     hidden = (16, 16)
+    tolerance = 5e-7
 
     def network(self, seed: int) -> nn.Module:
         """A network of R^2 / r^2 and cos^2 of the angle, with two outputs."""
         return Embedded(_polar, MLP(2, 2, self.hidden, domain=Box((0.0, 0.0), (1.0, 1.0)), seed=seed))
+
+    def sample(self, size: int | None, generator: torch.Generator) -> Float[Tensor, "points dim"]:
+        """Points of which every one is, by the toss of a fair coin, drawn from the plate or from around the hole."""
+        far, near = (part.sample(size or self.points, generator) for part in (self.domain, self.near))
+        return torch.where(torch.rand(len(far), 1, generator=generator, dtype=torch.float64) < 0.5, far, near)
 
     def phases(self) -> list[Phase]:
         """Gauss-Newton steps alone: the problem is linear and elliptic."""

@@ -30,6 +30,7 @@ class PoissonHole(Collocation):
     axes = ("x", "y")
     points = 400
     hidden = (16, 16)
+    tolerance = 5e-7
 
     def network(self, seed: int) -> nn.Module:
         """A network of x, y and R^2 / r^2."""

