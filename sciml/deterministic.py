@@ -1,5 +1,5 @@
-"""Running a quasi-Newton phase on the fixed set: iterate, watch for the end, and enlarge the set when it is
-exhausted."""
+"""Running a quasi-Newton phase on the fixed set: iterate, watch for the end, and draw the set anew or enlarge it when
+the set is what limits the answer."""
 
 import math
 import time
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.batches import split
+from sciml.batches import count, split
+from sciml.generalization import Generalization
 from sciml.gradients import loss_only
 from sciml.noise import GradientNoise
 from sciml.optim.line_search import Ending as Search
@@ -18,14 +19,10 @@ from sciml.stochastic import Ending, Setting
 
 GROWTH_LIMIT = 64
 """The fixed set of a stream is never made larger than so many times the declared one."""
-OVERFIT = 5.0
-"""Loss on fresh samples over loss on the set, twice running, that means the set is over-fitted."""
 EXHAUSTED = 0.1
-"""||g||^2 / noise energy of the set below which the set says nothing more, if fresh samples do not improve either."""
-STALE = 3
-"""Looks at fresh samples without a gain of 5 % after which the set is asked whether it is exhausted."""
-GAP = 0.05
-"""Relative gap between the losses on fresh samples and on the set below which a plateau is not the set's fault."""
+"""||g||^2 / noise energy of the set below which the set says nothing more, if the loss beside it stalls too."""
+RENEWED = 0.8
+"""Loss on fresh items, relative to that at the last renewal, above which renewing was no help and the set must grow."""
 
 
 class DeterministicRunner:
@@ -47,8 +44,8 @@ class DeterministicRunner:
         self.scale = scale
         self.small, self.flat_steps, self.weak = 0, 0, 0
         self.restarts, self.last_restart = 0, -100
-        self.overfits, self.stale = 0, 0
-        self.fresh_loss = math.inf
+        self.watch = Generalization()
+        self.surveyed = math.inf  # loss on fresh items when the set was last drawn anew
         self.best: list[float] = []  # [smallest decrement, its loss, iteration] of the last time it halved
         self.decrement = math.inf
         self.records: list[dict[str, Any]] = []
@@ -95,7 +92,7 @@ class DeterministicRunner:
         if ending is not None and ending.result == "CONVERGED" and not self.setting.fixed.finite:
             ending = self._settled(ending)
         elif ending is None and not self.setting.fixed.finite and self.step % self.phase.check == 0:
-            ending = self._look_at_fresh_samples()
+            ending = self._look_beside()
         if ending is None and self.step >= self.phase.steps:
             ending = Ending("MAX_STEPS", f"its limit of {self.phase.steps} iterations", {})
         return ending
@@ -106,6 +103,8 @@ class DeterministicRunner:
             return Ending("CONVERGED", "the gradient is zero", {"loss": self.loss})
         if iteration.status is Status.NONFINITE:
             return Ending("NONFINITE", "loss or gradient is not finite", {"loss": self.loss})
+        if iteration.status is Status.NOISE_FLOOR:
+            return Ending("NOISE_FLOOR", "the gradient is below its noise", {"loss": self.loss})
         if iteration.status is not Status.PROGRESS:
             return self._failed(iteration, restarted=iteration.status is Status.RESTARTED)
         self.decrement = iteration.decrement
@@ -164,30 +163,26 @@ class DeterministicRunner:
 
     def _fresh(self) -> float:
         """Loss on samples that the set has not seen, recorded."""
-        fresh = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.fresh(self.step))
+        fresh = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.beside)
         self.items += self.setting.fixed.declared
         self._record("fresh", fresh_loss=fresh, loss=self.loss)
         return fresh
 
-    def _look_at_fresh_samples(self) -> Ending | None:
-        """Over-fitting and exhaustion of the set, judged on samples that it has not seen; all terms of the loss
-        count."""
+    def _look_beside(self) -> Ending | None:
+        """Over-fitting and exhaustion of the set, judged on samples that it does not hold; all terms count."""
         fresh = self._fresh()
-        improved = fresh < self.fresh_loss - 0.05 * abs(self.fresh_loss) or not math.isfinite(self.fresh_loss)
-        self.stale = 0 if improved else self.stale + 1
-        self.fresh_loss = min(fresh, self.fresh_loss)
-        positive = self.loss > 0 and fresh > 0
-        self.overfits = self.overfits + 1 if positive and fresh > OVERFIT * self.loss else 0
-        if self.overfits >= 2:
-            self.overfits = 0
-            reason = f"fresh samples have {fresh / self.loss:.3g} times the loss of the fixed set"
-        elif self.stale >= STALE and fresh - self.loss > GAP * abs(fresh) and self._exhausted():
-            reason = "the gradient is below its own sampling noise and fresh samples do not improve"
+        self.watch.look(self.loss, fresh)
+        verdict = self.watch.verdict
+        if verdict == "over-fitted":
+            changed = self._renew(f"the set's loss, {self.loss:.3g}, falls on the set only ({fresh:.3g} beside it)")
+        elif verdict == "stalled" and self._exhausted():
+            changed = self._grow("the gradient is below its own sampling noise and the loss beside the set stalls")
         else:
             return None
-        if self._grow(reason):
+        if changed:
             return None
-        return Ending("NOISE_FLOOR", f"{reason}, and the set is as large as allowed", {"fresh_loss": fresh})
+        reason = f"sampling noise: the set is as large as allowed, its loss {self.loss:.3g}, {fresh:.3g} beside it"
+        return Ending("NOISE_FLOOR", reason, {"fresh_loss": fresh})
 
     def _exhausted(self) -> bool:
         """Whether ||g||^2 < EXHAUSTED times the noise energy of the set's own gradient."""
@@ -211,17 +206,37 @@ class DeterministicRunner:
         stamp = {"items": self.items, "clock": time.monotonic()}
         self.records.append({"kind": kind, "step": self.step - 1, **fields, **stamp})
 
+    def _renew(self, reason: str) -> bool:
+        """Draw the set anew, half of it where residuals are large, and twice as many items if the last renewal was no
+        help; keep parameters and curvature. False if it is as large as allowed."""
+        fixed = self.setting.fixed
+        survey = fixed.survey(self.setting.model)
+        self.items += count(survey.items)
+        size = fixed.size if survey.loss < RENEWED * self.surveyed else 2 * fixed.size
+        if size > GROWTH_LIMIT * fixed.declared:
+            return False
+        self.surveyed = survey.loss
+        fixed.renew(survey, size)
+        self._record("grow", set=fixed.size, reason=f"{reason}: {fixed.size} new items")
+        self._start_on_new_set()
+        return True
+
     def _grow(self, reason: str) -> bool:
         """Double the set, keep parameters and curvature; False if it is as large as allowed."""
         fixed = self.setting.fixed
-        if 2 * fixed.size > GROWTH_LIMIT * fixed.declared:
-            return False
         before = fixed.size
+        if 2 * before > GROWTH_LIMIT * fixed.declared:
+            return False
         fixed.append(before)
         self._record("grow", set=fixed.size, reason=f"{reason}: {before} -> {fixed.size} items")
-        self.method.refresh()
-        self.fresh_loss, self.stale, self.small, self.flat_steps, self.best = math.inf, 0, 0, 0, []
+        self._start_on_new_set()
         return True
+
+    def _start_on_new_set(self) -> None:
+        """Evaluate on the new set, so that no curvature pair mixes two sets, and forget what was seen on the old."""
+        self.loss = self.method.refresh()
+        self.watch = Generalization()
+        self.small, self.flat_steps, self.best = 0, 0, []
 
     def tensors(self) -> dict[str, Tensor]:
         """State tensors for a checkpoint."""
@@ -230,12 +245,13 @@ class DeterministicRunner:
     def numbers(self) -> dict[str, Any]:
         """State numbers for a checkpoint."""
         own = {name: getattr(self, name) for name in _COUNTERS}
-        return {**own, "method": self.method.numbers()}
+        return {**own, "watch": self.watch.state(), "method": self.method.numbers()}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Take back a checkpoint."""
         for name in _COUNTERS:
             setattr(self, name, numbers[name])
+        self.watch = Generalization(**numbers["watch"])
         self.method.restore(tensors, numbers["method"])
 
 
@@ -250,9 +266,7 @@ _COUNTERS = (
     "weak",
     "restarts",
     "last_restart",
-    "overfits",
-    "stale",
-    "fresh_loss",
+    "surveyed",
     "best",
     "decrement",
 )

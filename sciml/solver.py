@@ -1,32 +1,34 @@
 """`solve`: the one loop. Phases run in order; every end of a phase is recorded with its reason and its numbers."""
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from sciml import checkpoint
 from sciml.deterministic import DeterministicRunner
 from sciml.errors import ConvergenceError, InputError
 from sciml.fixed_set import FixedSet
+from sciml.gradients import loss_only
+from sciml.interrupts import Interrupts
 from sciml.parameters import FlatParameters
 from sciml.phases import Deterministic, Phase, Stochastic, default_phases
 from sciml.problem import Problem
 from sciml.progress import Progress
 from sciml.race import race
 from sciml.run import Run
+from sciml.schedules import Schedule
+from sciml.snapshots import Snapshots
 from sciml.solution import Budget, Result, Solution
 from sciml.stage import Stage
 from sciml.stochastic import Ending, Setting, StochasticRunner
 from sciml.switching import SwitchRule, rule_for
 
-CHECKPOINT_SECONDS = 5.0
-"""Seconds between two checkpoints, or 20 times what one costs, whichever is longer."""
+RETURNS = 1
+"""How often a finisher that stalled hands back to the stochastic phase before it, at a tenth of the step size."""
 
 Runner = StochasticRunner | DeterministicRunner
 
@@ -62,9 +64,10 @@ def solve(
     loop = _Loop(problem, model, phases, switch, seed)
     loop.budget = budget or Budget()
     loop.stage = run.stage("solve") if isinstance(run, Run) else run
+    loop.snapshots = None if loop.stage is None else Snapshots(loop.stage)
     loop.resume()
     if loop.result is None:
-        with _Interrupts() as interrupts, Progress(type(problem).__name__) as progress:
+        with Interrupts() as interrupts, Progress(type(problem).__name__) as progress:
             loop.run(interrupts, progress)
     solution = loop.solution()
     if throw and solution.result not in (Result.CONVERGED, Result.MAX_STEPS):
@@ -92,7 +95,7 @@ class _Loop:
         self.phases = tuple(phases or default_phases(problem, model, flat.vector.numel()))
         for phase in self.phases:
             if not isinstance(phase, (Stochastic, Deterministic)):
-                raise InputError(f"{phase!r} is not a phase; allowed are Adam, SGD, LBFGS and SelfScaled")
+                raise InputError(f"{phase!r} is not a phase; allowed are Adam, SGD, LBFGS, SelfScaled and GaussNewton")
         self.switch_option = switch
         rule_for(switch)
         self.index = 0
@@ -105,15 +108,17 @@ class _Loop:
         self.result: Result | None = None
         self.seconds_before = 0.0
         self.began = time.monotonic()
-        self.saved = time.monotonic()
-        self.save_cost = 0.0
-        self.number = 0
+        self.snapshots: Snapshots | None = None
         self.raced = False
+        self.returns = 0
+        self.stalled: Tensor | None = None  # parameters of the finisher that handed back
         self.runner: Runner = self._make_runner(0)
 
     def _make_runner(self, index: int) -> Runner:
         phase = self.phases[index]
         if isinstance(phase, Stochastic):
+            if self.returns and not isinstance(phase.lr, Schedule):
+                phase = replace(phase, lr=phase.lr * 0.1**self.returns)
             followed = index + 1 < len(self.phases)
             return StochasticRunner(self.setting, phase, index, rule_for(self.switch_option) if followed else None)
         return DeterministicRunner(self.setting, phase, index, abs(self.initial_loss or 0.0))
@@ -126,7 +131,7 @@ class _Loop:
     def evaluations(self) -> float:
         return (self.items_before + self.runner.items) / self.setting.fixed.declared
 
-    def run(self, interrupts: "_Interrupts", progress: Progress) -> None:
+    def run(self, interrupts: Interrupts, progress: Progress) -> None:
         """Phases in order until one fails, the last ends, the budget is spent, or the user interrupts."""
         if not self.history:
             self._evaluate()
@@ -144,7 +149,7 @@ class _Loop:
                 self._stop(Result.INTERRUPTED)
             elif (spent := self.budget.spent(self.seconds, self.evaluations)) is not None:
                 self._end_phase(Ending("MAX_STEPS", spent, {}), last=True)
-            elif time.monotonic() - self.saved > max(CHECKPOINT_SECONDS, 20 * self.save_cost):
+            elif self.snapshots is not None and self.snapshots.due:
                 self._save()
             self._show(progress)
 
@@ -163,7 +168,7 @@ class _Loop:
             and first.cost > 1 / 32
         )
 
-    def _race(self, interrupts: "_Interrupts") -> bool:
+    def _race(self, interrupts: Interrupts) -> bool:
         """Run the start race and go on with its winner; False if the user interrupted it (it then starts anew)."""
         self.raced = True
         first, second = self.runner, self._make_runner(1)
@@ -239,20 +244,49 @@ class _Loop:
 
     def _end_phase(self, ending: Ending, last: bool = False) -> None:
         """Record the end; go to the next phase, or stop after the last one or a failure."""
+        if isinstance(self.runner, StochasticRunner):
+            self.runner.finish()
         self._record_switch(ending.reason, ending.details)
         result = Result[ending.result]
         failed = result in (Result.NONFINITE,)
-        if last or failed or self.index + 1 == len(self.phases):
+        back = not last and self._may_return(result)
+        if last or failed or (self.index + 1 == len(self.phases) and not back):
+            self._keep_better()
             self._evaluate()
             self._stop(result)
             return
         self.items_before += self.runner.items
         if isinstance(self.runner, StochasticRunner) and not self.setting.fixed.finite:
             self.setting.fixed.grow_to(self.runner.set_size)
-        self.index += 1
+        if back:
+            self.returns += 1
+            self.stalled = self.setting.flat.vector.clone()
+        self.index += -1 if back else 1
         self.runner = self._make_runner(self.index)
         self.evaluated_at = -1
         self._save()
+
+    def _may_return(self, result: Result) -> bool:
+        """Whether the phase that ended is a finisher that stalled on a stream and may hand back to the stochastic phase
+        before it."""
+        return (
+            self.returns < RETURNS
+            and result in (Result.LINE_SEARCH_FAILED, Result.NOISE_FLOOR)
+            and isinstance(self.runner, DeterministicRunner)
+            and self.index > 0
+            and isinstance(self.phases[self.index - 1], Stochastic)
+            and not self.setting.fixed.finite
+        )
+
+    def _keep_better(self) -> None:
+        """After a return: of the parameters now and those that the finisher had stalled at, keep the better ones."""
+        if self.stalled is None:
+            return
+        setting, now = self.setting, self.setting.flat.vector.clone()
+        loss = loss_only(setting.problem, setting.model, setting.fixed.beside)
+        setting.flat.vector.copy_(self.stalled)
+        if not loss_only(setting.problem, setting.model, setting.fixed.beside) < loss:
+            setting.flat.vector.copy_(now)
 
     def _stop(self, result: Result, *, save: bool = True) -> None:
         """Record the end. An interrupted solve is saved as unfinished, before its end is recorded."""
@@ -267,48 +301,45 @@ class _Loop:
 
     def _save(self) -> None:
         """Write a checkpoint, if there is a stage."""
-        if self.stage is None:
+        if self.snapshots is None:
             return
-        start = time.monotonic()
-        self.number += 1
         finished = None if self.result in (None, Result.INTERRUPTED) else self.result.value
         numbers = {
             **self._identity(),
             **{name: getattr(self, name) for name in _KEPT},
             "result": finished,
             "seconds": self.seconds,
-            "appended": self.setting.fixed.appended,
-            "metrics": self.stage.metrics_offset(),
+            "draws": self.setting.fixed.draws,
             "runner": self.runner.numbers(),
         }
-        tensors = {f"runner.{name}": tensor for name, tensor in self.runner.tensors().items()}
-        state = checkpoint.Checkpoint({"parameters": self.setting.flat.vector, **tensors}, numbers)
-        checkpoint.write(self.stage.checkpoints, self.number, state)
-        self.saved = time.monotonic()
-        self.save_cost = self.saved - start
+        tensors = {"parameters": self.setting.flat.vector}
+        if self.stalled is not None:
+            tensors["stalled"] = self.stalled
+        for owner, own in (("runner.", self.runner.tensors()), ("fixed.", self.setting.fixed.tensors())):
+            tensors |= {owner + name: tensor for name, tensor in own.items()}
+        self.snapshots.write(tensors, numbers)
 
     def resume(self) -> None:
         """Go on from the newest sound checkpoint of the stage, if there is one; forget metrics written after it."""
         self.began = time.monotonic()
-        if self.stage is None:
+        if self.stage is None or self.snapshots is None:
             return
-        state, damaged = checkpoint.newest(self.stage.checkpoints)
-        warnings = [{"kind": "warning", "text": f"{path.name} is damaged and was passed over"} for path in damaged]
+        state, warnings = self.snapshots.read()
         if state is None:
             self.stage.truncate_metrics(0)
             self._append(warnings)
             return
         numbers = state.numbers
         self._check_same(numbers)
-        device = self.setting.flat.vector.device
-        self.setting.flat.vector.copy_(state.tensors["parameters"])
-        self.setting.fixed.restore(numbers["appended"])
+        vector = self.setting.flat.vector
+        tensors = {name: tensor.to(vector.device) for name, tensor in state.tensors.items()}
+        vector.copy_(tensors["parameters"])
+        self.stalled = tensors.get("stalled")
+        self.setting.fixed.restore(_of("fixed.", tensors), numbers["draws"])
         for name in _KEPT:
             setattr(self, name, numbers[name])
         self.runner = self._make_runner(self.index)
-        prefix = "runner."
-        tensors = {k.removeprefix(prefix): t.to(device) for k, t in state.tensors.items() if k.startswith(prefix)}
-        self.runner.restore(tensors, numbers["runner"])
+        self.runner.restore(_of("runner.", tensors), numbers["runner"])
         self.seconds_before = numbers["seconds"]
         self.result = None if numbers["result"] is None else Result(numbers["result"])
         self.stage.truncate_metrics(numbers["metrics"])
@@ -359,30 +390,9 @@ class _Loop:
         )
 
 
-_KEPT = ("index", "items_before", "initial_loss", "switches", "values", "evaluated_at", "number", "raced")
+_KEPT = ("index", "items_before", "initial_loss", "switches", "values", "evaluated_at", "raced", "returns")
 
 
-class _Interrupts:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop honours between steps; the second one acts at
-    once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+def _of(owner: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that one owner saved, under its own names."""
+    return {name.removeprefix(owner): tensor for name, tensor in tensors.items() if name.startswith(owner)}

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from problems.pdes.allen_cahn import AllenCahn
     from problems.pdes.burgers import Burgers
     from problems.pdes.catalog import CATALOG, make
     from problems.pdes.collocation import Collocation, Embedded
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from problems.pdes.wave import Wave
 
 _HOMES = {
+    "allen_cahn": ("AllenCahn",),
     "burgers": ("Burgers",),
     "catalog": ("CATALOG", "make"),
     "collocation": ("Collocation", "Embedded"),
@@ -39,6 +41,7 @@ _HOMES = {
 
 __all__ = [
     "CATALOG",
+    "AllenCahn",
     "Burgers",
     "Collocation",
     "Convection",

@@ -30,6 +30,7 @@ CATALOG: dict[str, Entry] = {
     "convection": Entry("convection", "Convection", "u_t + 40 u_x = 0, periodic"),
     "wave": Entry("wave", "Wave", "u_tt = 4 u_xx, first and fifth mode"),
     "burgers": Entry("burgers", "Burgers", "u_t + u u_x = (0.01 / pi) u_xx, a shock"),
+    "allen_cahn": Entry("allen_cahn", "AllenCahn", "u_t = 0.0001 u_xx + 5 u - 5 u^3, fronts"),
     "plate": Entry("plate", "Plate", "div sigma = 0, a plate with a hole under tension"),
     "rod_inverse": Entry("rod_inverse", "RodInverse", "-(EA u')' = 2, EA and the end force from data"),
 }

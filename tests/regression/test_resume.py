@@ -11,13 +11,15 @@ import pytest
 import torch
 
 import sciml
-from sciml import solver
+from sciml import snapshots
 
 SCRIPT = """
 import sys, math, torch, sciml
-from sciml import solver
+from sciml import snapshots
+from sciml.optim import Average, Clip, Quantize
+from sciml.schedules import CosineRestarts
 torch.set_num_threads(1)
-solver.CHECKPOINT_SECONDS = 0.05
+snapshots.SECONDS = 0.05
 
 class Fit(sciml.Problem):
     def sample(self, size, generator):
@@ -25,6 +27,8 @@ class Fit(sciml.Problem):
         return x, torch.sin(6 * x) + NOISE * torch.randn(x.shape, generator=generator, dtype=torch.float64)
     def loss(self, model, batch):
         return {"fit": (model(batch[0]) - batch[1]).square().mean()}
+    def least_squares(self, model, batch):
+        return {"fit": model(batch[0]) - batch[1]}
 
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(1, 20), torch.nn.Tanh(), torch.nn.Linear(20, 20), torch.nn.Tanh(),
@@ -33,6 +37,11 @@ phases, switch, NOISE = {
     "adam": ([sciml.Adam(steps=1500), sciml.LBFGS(steps=20)], 1500, 0.1),
     "lbfgs": ([sciml.Adam(steps=20), sciml.LBFGS(steps=1200, tolerance=0.0)], 20, 0.0),
     "self_scaled": ([sciml.Adam(steps=20), sciml.SelfScaled(steps=1000, tolerance=0.0)], 20, 0.0),
+    "gauss_newton": ([sciml.Adam(steps=20), sciml.GaussNewton(steps=400, tolerance=0.0)], 20, 0.1),
+    "transforms": ([sciml.SGD(
+        lr=CosineRestarts(0.1, 100), steps=1500, momentum=0.9, nesterov=True, accumulate=3,
+        transforms=(Clip(1.0), Quantize(0.01)), keep=Average(3.0),
+    )], 1500, 0.1),
     "auto": (None, "auto", 0.02),
 }[sys.argv[2]]
 budget = sciml.Budget(evaluations=3000)
@@ -68,7 +77,7 @@ def kill_after(process, folder, checkpoints, delay):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["adam", "lbfgs", "self_scaled", "auto"])
+@pytest.mark.parametrize("kind", ["adam", "lbfgs", "self_scaled", "gauss_newton", "transforms", "auto"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind):
     whole = start(tmp_path / "whole", kind)
     assert whole.wait() == 0
@@ -132,8 +141,8 @@ def test_finished_solve_answers_at_once_and_changed_settings_are_refused(tmp_pat
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(solver, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(solver._Loop, "save_cost", property(lambda self: 0.0, lambda self, value: None), raising=False)
+    monkeypatch.setattr(snapshots, "SECONDS", 0.0)
+    monkeypatch.setattr(snapshots.Snapshots, "due", True)
     phases = [sciml.SelfScaled(steps=60, tolerance=0.0)]
     whole = sciml.solve(Line(), network(), phases, run=sciml.Run.create(tmp_path / "a", command=["t"], options={}))
     run = sciml.Run.create(tmp_path / "b", command=["t"], options={})

@@ -1,0 +1,32 @@
+"""Ctrl-C and SIGTERM as a request that a loop honours between steps."""
+
+import signal
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+
+class Interrupts:
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop honours between steps; the second one acts at
+    once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
