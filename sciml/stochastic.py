@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sciml.batches import concatenate, count, move, pieces, split
+from sciml.batches import count, move, pieces, split
 from sciml.errors import InputError
 from sciml.fixed_set import FixedSet
 from sciml.gradients import Evaluation, accumulate, evaluate, loss_only
@@ -21,7 +21,9 @@ from sciml.seeds import generator
 from sciml.switching import AutoSwitch, Decision, SwitchRule, grown_batch, set_size
 
 BLOCK = 10
-"""Steps between two looks at the numbers: one transfer from the device each, and one noise measurement."""
+"""Steps between two looks at the numbers: one transfer from the device each."""
+WATCH = 20
+"""Steps from one noise measurement to the next: on small batches it costs as much as two or three steps."""
 WATCHED = 20
 """First steps, all of which measure the noise, so that the first window is complete early."""
 
@@ -97,16 +99,17 @@ class StochasticRunner:
         """Fixed-set gradients that one step costs."""
         return self.batch / self.set_size
 
-    def _micro_batches(self) -> list[Any]:
-        """K independent micro-batches of a stream, or K disjoint parts of one draw without replacement."""
-        problem, seed, parts = self.setting.problem, self.setting.seed, self.phase.micro_batches
+    def _draw(self, parts: int) -> list[Any]:
+        """The step's batch as independent micro-batches of a stream, or as disjoint parts of one draw without
+        replacement; whole for `parts` = 1, which spares a stream of Sobol points most of the cost of its draw."""
+        problem, seed, spacing = self.setting.problem, self.setting.seed, self.phase.micro_batches
         like = self.setting.flat.vector
         if self.setting.fixed.finite:
-            drawn = problem.sample(self.batch, generator(seed, "batch", self.index, counter=self.step))
-            return split(move(drawn, like), parts)
+            drawn = move(problem.sample(self.batch, generator(seed, "batch", self.index, counter=self.step)), like)
+            return split(drawn, parts) if parts > 1 else [drawn]
         draws = []
         for part in range(parts):
-            stream = generator(seed, "batch", self.index, counter=self.step * parts + part)
+            stream = generator(seed, "batch", self.index, counter=self.step * spacing + part)
             draws.append(move(problem.sample(self.batch // parts, stream), like))
         return draws
 
@@ -119,10 +122,10 @@ class StochasticRunner:
 
     def _gradient(self, watched: bool) -> Evaluation:
         """The raw gradient of a step; with `watched`, the noise is measured on the way."""
-        micro = self._micro_batches()
+        micro = self._draw(self.phase.micro_batches if watched else 1)
         self.items += sum(count(part) for part in micro)
         if not watched:
-            return self._evaluate(concatenate(micro), self.phase.accumulate)
+            return self._evaluate(micro[0], self.phase.accumulate)
         metric = self.rule.metric()
         parts = [self._evaluate(part, -(-self.phase.accumulate // len(micro))) for part in micro]
         gradients = [part.gradient for part in parts]
@@ -145,7 +148,7 @@ class StochasticRunner:
             steps = min(steps, limit)
         taken: list[_Taken] = []
         for _ in range(steps):
-            watched = self.step < WATCHED or self.step % BLOCK == 0
+            watched = self.step < WATCHED or self.step % WATCH == 0
             evaluation = self._gradient(watched)
             if self.kept:
                 self.kept.observe(self.setting.flat.vector, evaluation.loss)

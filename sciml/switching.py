@@ -158,9 +158,9 @@ class SnrSwitch(SwitchRule):
         before = math.fsum(self.losses[: self.span]) / self.span
         now = math.fsum(self.losses[self.span :]) / self.span
         plateau = before - now <= self.flat * abs(before)
-        # a window of 20 measurements is renewed every 20 blocks of steps
+        # a window of 20 measurements, one every second block of steps, is renewed every 40 blocks
         self.below = self.below + 1 if noise.snr < self.threshold else 0
-        if not plateau or self.below < 20 * self.windows:
+        if not plateau or self.below < 40 * self.windows:
             return None
         return Decision(
             f"the SNR stayed below {self.threshold:g} (now {noise.snr:.3g}) on a plateau of the loss",
