@@ -1,4 +1,4 @@
-"""What the loop costs: CPU seconds per step of `solve`, beside a torch loop written by hand on the same network and points.
+"""What the loop costs: CPU seconds per step of `solve`, beside a torch loop by hand on the same network and points.
 
     python benchmarks/overhead.py [--quick] [--repeats 9]
     pip install '.[peers]'            # adds DeepXDE to the table

@@ -15,6 +15,7 @@ Prints a table, writes benchmarks/results/pde_accuracy.json and pde_accuracy.png
 import argparse
 import importlib.util
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -93,11 +94,16 @@ def one(tool: str, name: str, seconds: float, seed: int) -> list[tuple[float, fl
     return getattr(other_recipes, tool)(points, truth, seconds, seed)
 
 
-def run(tool: str, name: str, seconds: float, seed: int) -> dict[str, Any]:
-    """A solve in a process of its own: a row with its curve."""
+def run(tool: str, name: str, seconds: float, seed: int) -> dict[str, Any] | None:
+    """A solve in a process of its own: a row with its curve; None if it does not end in time."""
     words = [sys.executable, __file__, "--one", tool, name, f"{seconds}", f"{seed}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DDE_BACKEND": "pytorch"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=HERE)
+    try:
+        patience = 120 + 10 * seconds
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=HERE, timeout=patience)
+    except subprocess.TimeoutExpired:
+        print(f"{name:12} {tool:12} seed {seed}: did not stop by itself, ended after {patience:.0f} s", flush=True)
+        return None
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}: exit {done.returncode}\n{done.stderr[-2000:]}")
     curve = json.loads(done.stdout.strip().splitlines()[-1])
@@ -162,11 +168,14 @@ def main() -> None:
     for name in available(options.problems):
         medians: dict[str, float] = {}
         for tool in contestants(name):
-            own = [run(tool, name, seconds, seed) for seed in range(options.seeds)]
+            tried = [run(tool, name, seconds, seed) for seed in range(options.seeds)]
+            own = [row for row in tried if row is not None]
+            if not own:
+                continue
             rows += own
             medians[tool] = statistics.median(row["error"] for row in own)
             spent, worst = statistics.median(row["seconds"] for row in own), max(row["error"] for row in own)
-            ratio = medians[tool] / medians["sciml"]
+            ratio = medians[tool] / medians.get("sciml", math.nan)
             print(f"{name:12} {tool:12} {spent:6.1f} {medians[tool]:9.1e} {worst:9.1e} {ratio:9.3g}", flush=True)
     (HERE / "results").mkdir(exist_ok=True)
     write_atomic(HERE / "results" / "pde_accuracy.json", to_json({"seconds": seconds, "rows": rows}, indent=1) + "\n")

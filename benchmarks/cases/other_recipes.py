@@ -48,9 +48,14 @@ def pina(points: np.ndarray, truth: np.ndarray, seconds: float, seed: int) -> li
     warnings.simplefilter("ignore")
     torch.set_default_dtype(torch.float64)
     lightning.pytorch.seed_everything(seed, verbose=False)
-    problem = Poisson2DSquareProblem()  # its solution is -sin(pi x) sin(pi y)
-    problem.discretise_domain(900, "grid", domains="D")
-    problem.discretise_domain(60, "grid", domains="boundary")
+
+    def problem() -> Any:
+        """Its solution is -sin(pi x) sin(pi y)."""
+        square = Poisson2DSquareProblem()
+        square.discretise_domain(900, "grid", domains="D")
+        square.discretise_domain(60, "grid", domains="boundary")
+        return square
+
     network = FeedForward(2, 1, layers=[20, 20], func=torch.nn.Tanh).double()
     where = LabelTensor(torch.from_numpy(points), ["x", "y"])
 
@@ -70,7 +75,7 @@ def pina(points: np.ndarray, truth: np.ndarray, seconds: float, seed: int) -> li
     curve = Curve(error, seconds)
     first, second = TorchOptimizer(torch.optim.Adam, lr=1e-3), TorchOptimizer(torch.optim.LBFGS, **FINISHER)
     for optimizer, share in ((first, ADAM_SHARE), (second, 1.0)):
-        solver = PINN(problem=problem, model=network, optimizer=optimizer)
+        solver = PINN(problem=problem(), model=network, optimizer=optimizer)
         quiet = dict.fromkeys(("enable_progress_bar", "logger", "enable_checkpointing", "enable_model_summary"), False)
         watch = [Watch(share * seconds)]
         Trainer(solver, max_epochs=10**7, accelerator="cpu", callbacks=watch, precision="64-true", **quiet).train()
