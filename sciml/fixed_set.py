@@ -23,7 +23,7 @@ class Survey:
 
     Attributes:
         items: the batch. loss: its loss. density: root of the sum of squared residuals of each item, shape (items,);
-            None where the problem does not say or an item is no row of a single tensor.
+            None where the problem does not say, an item is no row of a single tensor, or a residual is not finite.
     """
 
     items: Any
@@ -88,7 +88,7 @@ class FixedSet:
         parts = split(items, CANDIDATES)
         loss = sum(loss_only(self.problem, model, part) for part in parts) / len(parts)
         densities = [self._density(model, part) for part in parts]
-        known = all(density is not None for density in densities)
+        known = all(density is not None and bool(density.isfinite().all()) for density in densities)
         return Survey(items, loss, torch.cat([d for d in densities if d is not None]) if known else None)
 
     def _density(self, model: torch.nn.Module, items: Any) -> Tensor | None:
@@ -100,7 +100,7 @@ class FixedSet:
         if residuals is None:
             return None
         (size,) = sizes
-        squares = [r.detach().reshape(size, -1).square().sum(1) for r in residuals.values() if len(r) == size]
+        squares = [r.detach().reshape(size, -1).square().sum(1) for r in residuals.values() if r.shape[:1] == (size,)]
         return torch.stack(squares).sum(0).sqrt() if squares else None
 
     def renew(self, survey: Survey, size: int) -> None:
