@@ -71,10 +71,8 @@ SETUPS = (
 class Watching(AutoSwitch):
     """The default rule at work, but never content: the stochastic phase goes on."""
 
-    race = False
-
     def __init__(self) -> None:
-        super().__init__(rate=-1e300)
+        super().__init__(rate=-1e300, fraction=-1e300)
 
 
 def ours_stochastic(setup: Setup) -> float:

@@ -4,7 +4,7 @@ by hindsight for each problem and seed.
     python benchmarks/switch_oracle.py [--quick] [--seeds 5] [--cases NAME ...]
 
 Cost is Solution.evaluations when the target is met: loss-and-gradient evaluations per item of the declared set, line-
-search calls, the start race and looks at fresh samples included. The oracle is the cheapest of eight fixed switch
+search calls and looks at fresh samples included. The oracle is the cheapest of eight fixed switch
 points of the same seed. Beside it: the literal SNR rule, pure quasi-Newton (switch at 0), each fixed step kept for all
 problems, and Adam alone with a cosine schedule that ends at 1.25 times the oracle's cost (the SNR rule and the cosine
 on three seeds). A run is given up, and shown as >1.5, when it has spent 1.5 times the cheapest run of its seed; only

@@ -7,7 +7,8 @@ from typing import Any
 WINDOW = 3
 """Looks over which gains are compared."""
 GAIN = 0.02
-"""Relative fall of the loss beside the set, over the window, that counts as a gain."""
+"""Relative fall of the loss beside the set, over the window, that counts as a gain; that many for each factor of two
+between the loss beside the set and that on it, since the more they differ, the more a better set promises."""
 OVERFIT = 2.0
 """Loss beside the set over loss on it, from which a set that no longer brings gains is over-fitted."""
 GAP = 0.05
@@ -38,7 +39,8 @@ class Generalization:
         (loss_then, beside_then), (loss, beside) = self.looks[0], self.looks[-1]
         if not math.isfinite(beside):
             return "over-fitted"
-        if beside_then - beside >= GAIN * abs(beside_then):
+        factors = math.log2(max(beside / loss, 2.0)) if loss > 0 else 1.0
+        if beside_then - beside >= GAIN * factors * abs(beside_then):
             return None
         if loss > 0:
             if beside > OVERFIT * loss:

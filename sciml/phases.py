@@ -182,8 +182,11 @@ class GaussNewton(Deterministic):
     Attributes:
         damping: the first damping, relative to the mean diagonal of J'J; it adapts.
         acceleration: follow the curve of the valley to second order.
+        check: a step does the work of many quasi-Newton iterations, and so over-fits as much sooner.
     """
 
+    patience: int = 100
+    check: int = 5
     damping: float = 1e-2
     acceleration: bool = True
 

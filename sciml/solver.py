@@ -18,7 +18,6 @@ from sciml.parameters import FlatParameters
 from sciml.phases import Deterministic, Phase, Stochastic, default_phases
 from sciml.problem import Problem
 from sciml.progress import Progress
-from sciml.race import race
 from sciml.run import Run
 from sciml.schedules import Schedule
 from sciml.snapshots import Snapshots
@@ -109,7 +108,6 @@ class _Loop:
         self.seconds_before = 0.0
         self.began = time.monotonic()
         self.snapshots: Snapshots | None = None
-        self.raced = False
         self.returns = 0
         self.stalled: Tensor | None = None  # parameters of the finisher that handed back
         self.runner: Runner = self._make_runner(0)
@@ -135,9 +133,6 @@ class _Loop:
         """Phases in order until one fails, the last ends, the budget is spent, or the user interrupts."""
         if not self.history:
             self._evaluate()
-        if self._may_race() and not self._race(interrupts):
-            self._stop(Result.INTERRUPTED, save=False)
-            return
         while self.result is None:
             ending = self.runner.advance()
             self._collect()
@@ -152,43 +147,6 @@ class _Loop:
             elif self.snapshots is not None and self.snapshots.due:
                 self._save()
             self._show(progress)
-
-    def _may_race(self) -> bool:
-        """Whether the finisher may start beside the stochastic phase: only where one step costs more than 1/32 of a
-        set."""
-        first = self.runner
-        return (
-            self.index == 0
-            and not self.raced
-            and isinstance(first, StochasticRunner)
-            and first.step == 0
-            and first.switch is not None
-            and first.switch.race
-            and isinstance(self.phases[1], Deterministic)
-            and first.cost > 1 / 32
-        )
-
-    def _race(self, interrupts: Interrupts) -> bool:
-        """Run the start race and go on with its winner; False if the user interrupted it (it then starts anew)."""
-        self.raced = True
-        first, second = self.runner, self._make_runner(1)
-        assert isinstance(first, StochasticRunner) and isinstance(second, DeterministicRunner)
-        outcome = race(self.setting, first, second, lambda: interrupts.asked)
-        if outcome is None:
-            return False
-        self.initial_loss = outcome.start
-        self._collect()
-        if outcome.decision is None:
-            self.items_before += second.items
-            return True
-        self._record_switch(outcome.decision.reason, outcome.decision.details)
-        self.items_before += first.items
-        self.index, self.runner = 1, second
-        second.scale = max(second.scale, abs(outcome.start))
-        self._collect()
-        if outcome.ending is not None:
-            self._end_phase(outcome.ending)
-        return True
 
     def _collect(self) -> None:
         """Complete the runner's records and hand them to history and stage; evaluate now and then."""
@@ -288,13 +246,13 @@ class _Loop:
         if not loss_only(setting.problem, setting.model, setting.fixed.beside) < loss:
             setting.flat.vector.copy_(now)
 
-    def _stop(self, result: Result, *, save: bool = True) -> None:
+    def _stop(self, result: Result) -> None:
         """Record the end. An interrupted solve is saved as unfinished, before its end is recorded."""
         self.result = result
-        if save and result is Result.INTERRUPTED:
+        if result is Result.INTERRUPTED:
             self._save()
         self._append([self._record("end", result=result.value, loss=self.runner.loss)])
-        if save and result is not Result.INTERRUPTED:
+        if result is not Result.INTERRUPTED:
             self._save()
         if self.stage is not None:
             self.stage.flush()
@@ -390,7 +348,7 @@ class _Loop:
         )
 
 
-_KEPT = ("index", "items_before", "initial_loss", "switches", "values", "evaluated_at", "raced", "returns")
+_KEPT = ("index", "items_before", "initial_loss", "switches", "values", "evaluated_at", "returns")
 
 
 def _of(owner: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

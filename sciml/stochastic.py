@@ -223,7 +223,7 @@ class StochasticRunner:
         if decision is not None:
             return Ending("MAX_STEPS", decision.reason, decision.details)
         if looked and self.phase.batch is None:
-            self.batch = grown_batch(self.batch, self.set_size, estimate)
+            self.batch = grown_batch(self.batch, self.set_size, estimate, self.rule.averaging)
         return None
 
     def tensors(self) -> dict[str, Tensor]:

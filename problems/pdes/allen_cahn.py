@@ -33,7 +33,7 @@ class AllenCahn(Collocation):
     def network(self, seed: int) -> nn.Module:
         """A network of cos(k pi x) and t."""
         box = Box((-1.0,) * FEATURES + (0.0,), (1.0,) * (FEATURES + 1))
-        return Embedded(_features, MLP(FEATURES + 1, 1, self.hidden, domain=box, seed=seed))
+        return Embedded(_features, MLP(FEATURES + 1, 1, self.hidden, domain=box, seed=seed, steepness=None))
 
     def field(self, model: nn.Module, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
         """u(x, 0) + the rounding of the kink + t N."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciml.pde import MLP, Domain
-from sciml.phases import Adam, Phase, SelfScaled
+from sciml.phases import GaussNewton, Phase
 from sciml.problem import Problem
 
 GRID_2D, GRID_1D = 101, 1001
@@ -29,6 +29,7 @@ class Collocation(Problem[nn.Module, Tensor]):
         axes: names of the coordinates, for figures.
         points: collocation points of the fixed set.
         hidden: widths of the default network.
+        steepness: of the default network's first layer.
         tolerance: where the finisher is content; see `sciml.SelfScaled`.
     """
 
@@ -36,7 +37,8 @@ class Collocation(Problem[nn.Module, Tensor]):
     axes: tuple[str, ...] = ("x", "t")
     points: int = 1500
     hidden: tuple[int, ...] = (20, 20, 20)
-    tolerance: float = 1e-7
+    steepness: float = 3.0
+    tolerance: float = 1e-9
 
     @abstractmethod
     def field(self, model: nn.Module, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points components"]:
@@ -54,15 +56,16 @@ class Collocation(Problem[nn.Module, Tensor]):
 
     def network(self, seed: int) -> nn.Module:
         """The network before its parameters become float64: a plain one on the domain."""
-        return MLP(self.domain.dim, 1, self.hidden, domain=self.domain, seed=seed)
+        return MLP(self.domain.dim, 1, self.hidden, domain=self.domain, seed=seed, steepness=self.steepness)
 
     def model(self, seed: int = 0) -> nn.Module:
         """A float64 network that suits the equation; its start is a function of the seed alone."""
         return self.network(seed).double()
 
     def phases(self) -> list[Phase]:
-        """What to solve with: Adam, then the dense quasi-Newton finisher, which adds points when it over-fits."""
-        return [Adam(), SelfScaled(tolerance=self.tolerance)]
+        """What to solve with: Gauss-Newton from the start, which draws points anew when it over-fits. On every equation
+        here it leaves the plateaus of first-order methods within seconds, so Adam would only cost time."""
+        return [GaussNewton(tolerance=self.tolerance)]
 
     def sample(self, size: int | None, generator: torch.Generator) -> Float[Tensor, "points dim"]:
         """Stratified points on a line, freshly scrambled Sobol points otherwise: a stream without end."""

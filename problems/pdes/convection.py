@@ -23,12 +23,12 @@ class Convection(Collocation):
     """
 
     domain = Box((0.0, 0.0), (2 * math.pi, 1.0))
-    points = 1000
-    hidden = (20, 20)
+    points = 1500
+    hidden = (24,)
 
     def network(self, seed: int) -> nn.Module:
         """A network of cos x, sin x, and cos and sin of 2 pi k t, k = 1 to 8."""
-        return Embedded(_features, MLP(2 + 2 * len(HARMONICS) + 1, 1, self.hidden, seed=seed))
+        return Embedded(_features, MLP(2 + 2 * len(HARMONICS) + 1, 1, self.hidden, seed=seed, steepness=None))
 
     def field(self, model: nn.Module, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
         """sin x + N(x, t) - N(x, 0): a factor that vanishes at t = 0 would need to do so within 1/40."""

@@ -36,7 +36,7 @@ class Plate(Collocation):
 
     def network(self, seed: int) -> nn.Module:
         """A network of R^2 / r^2 and cos^2 of the angle, with two outputs."""
-        return Embedded(_polar, MLP(2, 2, self.hidden, domain=Box((0.0, 0.0), (1.0, 1.0)), seed=seed))
+        return Embedded(_polar, MLP(2, 2, self.hidden, domain=Box((0.0, 0.0), (1.0, 1.0)), seed=seed, steepness=None))
 
     def sample(self, size: int | None, generator: torch.Generator) -> Float[Tensor, "points dim"]:
         """Points of which every one is, by the toss of a fair coin, drawn from the plate or from around the hole."""

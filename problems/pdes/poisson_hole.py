@@ -35,7 +35,7 @@ class PoissonHole(Collocation):
     def network(self, seed: int) -> nn.Module:
         """A network of x, y and R^2 / r^2."""
         box = Box((-1.0, -1.0, 0.0), (1.0, 1.0, 1.0))
-        return Embedded(_features, MLP(3, 1, self.hidden, domain=box, seed=seed))
+        return Embedded(_features, MLP(3, 1, self.hidden, domain=box, seed=seed, steepness=None))
 
     def phases(self) -> list[Phase]:
         """Gauss-Newton steps alone: the problem is linear and elliptic."""

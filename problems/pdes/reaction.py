@@ -25,7 +25,9 @@ class Reaction(Collocation):
 
     def network(self, seed: int) -> nn.Module:
         """A network of ((x - pi) / pi)^2 and t."""
-        return Embedded(_features, MLP(2, 1, self.hidden, domain=Box((0.0, 0.0), (1.0, 1.0)), seed=seed))
+        return Embedded(
+            _features, MLP(2, 1, self.hidden, domain=Box((0.0, 0.0), (1.0, 1.0)), seed=seed, steepness=None)
+        )
 
     def field(self, model: nn.Module, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
         """u(x, 0) + t N."""

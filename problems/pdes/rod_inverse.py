@@ -57,7 +57,7 @@ class RodInverse(Collocation):
 
     def network(self, seed: int) -> nn.Module:
         """A network with two outputs, and the unknown force, which starts at zero."""
-        model = MLP(1, 2, self.hidden, domain=self.domain, seed=seed)
+        model = MLP(1, 2, self.hidden, domain=self.domain, seed=seed, steepness=None)
         model.register_parameter("force", nn.Parameter(torch.zeros(())))
         return model
 

@@ -1,5 +1,5 @@
-"""A reference for periodic evolution equations that is no network: Fourier modes in space, exponential Runge-Kutta steps
-in time (ETDRK4; Cox and Matthews 2002, with the coefficients of Kassam and Trefethen 2005)."""
+"""A reference for periodic evolution equations that is no network: Fourier modes in space, exponential Runge-Kutta
+steps in time (ETDRK4; Cox and Matthews 2002, with the coefficients of Kassam and Trefethen 2005)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class History:
         doubled = coefficients * np.r_[1.0, np.full(len(coefficients) - 2, 2.0), 1.0]
         for coefficient in doubled[::-1]:
             sum_ = sum_ * turn + coefficient
-        return sum_.real
+        return np.real(sum_)
 
 
 def _lagrange(t: np.ndarray) -> list[np.ndarray]:
@@ -76,7 +76,7 @@ def etdrk4(
     # the functions (e^z - 1) / z and so on, as means over a circle: their own formulas cancel near z = 0
     circle = np.exp(1j * np.pi * (np.arange(32) + 0.5) / 32)
     z = step * linear[:, None] + circle
-    mean = lambda f: step * f.mean(axis=1).real
+    mean = lambda f: step * np.real(f.mean(axis=1))
     q = mean((np.exp(z / 2) - 1) / z)
     f1 = mean((-4 - z + np.exp(z) * (4 - 3 * z + z**2)) / z**3)
     f2 = mean((2 + z + np.exp(z) * (z - 2)) / z**3)

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from problems.pdes.collocation import Collocation, Embedded
 from sciml.pde import MLP, Box, derivative, gradient
-from sciml.phases import Phase, SelfScaled
 
 MODE = 5
 FEATURES = 4
+STEEPNESS = (1.0,) * FEATURES + (6.0,)
+"""Along the features, which are waves already, and along t, in which the solution swings five times."""
 
 
 class Wave(Collocation):
@@ -22,20 +23,13 @@ class Wave(Collocation):
     """
 
     domain = Box((0.0, 0.0), (1.0, 1.0))
+    points = 2000
     hidden = (24, 24)
 
     def network(self, seed: int) -> nn.Module:
         """A network of cos(k pi x) and t."""
         box = Box((-1.0,) * FEATURES + (0.0,), (1.0,) * (FEATURES + 1))
-        return Embedded(_features, MLP(FEATURES + 1, 1, self.hidden, domain=box, seed=seed))
-
-    def phases(self) -> list[Phase]:
-        """The finisher alone, on the points it starts with.
-
-        On the long plateau at the start the loss on fresh points asks for ever larger sets, and time runs out there.
-        The held-out residual still says whether the points were enough.
-        """
-        return [SelfScaled(tolerance=self.tolerance, check=SelfScaled.steps)]
+        return Embedded(_features, MLP(FEATURES + 1, 1, self.hidden, domain=box, seed=seed, steepness=STEEPNESS))
 
     def field(self, model: nn.Module, x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 1"]:
         """u(x, 0) + g(t) sin(pi x) N, g = t^2 / (t^2 + 0.01): with plain t^2 the network would have to reach 250."""

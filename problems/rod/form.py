@@ -61,7 +61,7 @@ class RodForm(Problem[nn.Module, Batch]):
         places = [interface.position for interface in self.unit.interfaces] if self.kinks else []
         features = Kinks(interval, places) if places else None
         domain = features.domain if features else interval
-        network = MLP(domain.dim, 1, hidden, domain=domain, seed=seed).double()
+        network = MLP(domain.dim, 1, hidden, domain=domain, seed=seed, steepness=None).double()
         if (waves := load_waves(self.unit)) > MANY_WAVES:
             spread(network, waves / 2, seed)
         return nn.Sequential(features, network).double() if features else network

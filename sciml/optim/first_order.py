@@ -11,7 +11,14 @@ from sciml.noise import Metric
 
 
 class FirstOrder(ABC):
-    """An update rule: moves the vector along a stochastic gradient."""
+    """An update rule: moves the vector along a stochastic gradient.
+
+    Attributes:
+        averaging: how many times the SNR of its direction is that of one gradient: (1 + b) / (1 - b) for an average
+            over steps with factor b.
+    """
+
+    averaging: float = 1.0
 
     @abstractmethod
     def apply(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
@@ -40,6 +47,7 @@ class AdamRule(FirstOrder):
     def __init__(self, vector: Tensor, betas: tuple[float, float], eps: float) -> None:
         self.first, self.second = torch.zeros_like(vector), torch.zeros_like(vector)
         self.betas, self.eps, self.count = betas, eps, 0
+        self.averaging = (1 + betas[0]) / (1 - betas[0])
 
     def apply(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
         """theta <- theta - lr mhat / (sqrt(vhat) + eps)."""
@@ -83,6 +91,7 @@ class SGDRule(FirstOrder):
     ) -> None:
         self.velocity = torch.zeros_like(vector) if momentum else None
         self.momentum, self.nesterov, self.preconditioner = momentum, nesterov, preconditioner
+        self.averaging = (1 + momentum) / (1 - momentum)
 
     def apply(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
         """One step."""

@@ -174,6 +174,19 @@ class _Bracket:
         return None, Ending.FAILED if self.any_finite else Ending.NONFINITE
 
 
+def line_minimum(start: Trial, found: Search) -> float:
+    """The step at which the line's minimum seems to lie, judged by the start and the accepted trial of a search: the
+    minimum of the cubic through both, or of the parabola through their slopes where rounding hides the values; infinite
+    where the slope has not risen."""
+    trial = found.trial
+    assert trial is not None
+    guess = _cubic(start, trial) if found.ending is Ending.WOLFE else None
+    if guess is not None and guess > 0:
+        return guess
+    rise = trial.slope - start.slope
+    return -trial.step * start.slope / rise if rise > 0 else math.inf
+
+
 def _cubic(a: Trial, b: Trial) -> float | None:
     """Minimiser of the cubic through two trials' values and slopes (Nocedal and Wright eq. 3.59), None if it has
     none."""

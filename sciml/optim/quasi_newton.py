@@ -6,6 +6,10 @@ Where the loss and its gradient carry errors that differ from call to call, `Qua
 are: the search then allows for them, a pair is taken in only if the change of the slope exceeds what such errors alone
 would make it, and the iteration ends where the gradient is mostly error (after Shi, Xie, Byrd and Nocedal 2022,
 arXiv 2010.04352).
+
+Along -H g the search tries the step 1 first, or, for a method that `overshoots`, a step a <= 1 that follows where the
+minima of the latest lines lay: half of the way down to a shorter one, a fifth of the way up to a longer one (in log a,
+0.1 <= a <= 1). Where H becomes right those minima go to 1, hence a too, and convergence stays superlinear.
 """
 
 import math
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sciml.errors import InputError
-from sciml.optim.line_search import Ending, Search, Trial, Wolfe, search
+from sciml.optim.line_search import Ending, Search, Trial, Wolfe, line_minimum, search
 
 
 class Status(Enum):
@@ -38,6 +42,8 @@ class InverseHessian(ABC):
     fresh: bool = True
     """True while no pair has been taken in: the direction is (preconditioned) steepest descent and has no natural
     length."""
+    overshoots: bool = False
+    """Whether H is apt to be too large, away from the minimum, for the step 1 to be the first that a search tries."""
 
     @abstractmethod
     def product(self, gradient: Tensor) -> Tensor:
@@ -143,6 +149,7 @@ class QuasiNewton:
         self.noise = Noise()
         self._failures = 0  # searches failed in a row
         self._moved = 0.0  # length of the latest move
+        self._first = 1.0  # first step to try along a direction of natural length
 
     def refresh(self) -> float:
         """Evaluate at the present point (start, or new samples); the curvature is kept. One evaluation."""
@@ -165,9 +172,8 @@ class QuasiNewton:
             return Iteration(Status.STATIONARY, value, 0.0, spent)
         if self._at_floor(gradient, direction, slope):
             return Iteration(Status.NOISE_FLOOR, value, -slope, spent)
-        first = self._first_step(direction) if self.inverse_hessian.fresh else 1.0
-        origin = self.vector.clone()
-        found = self._search(origin, direction, Trial(0.0, value, slope, gradient), first)
+        origin, start = self.vector.clone(), Trial(0.0, value, slope, gradient)
+        found = self._search(origin, direction, start, self._first_step(direction))
         spent += found.evaluations
         trial = found.trial
         if trial is None or trial.gradient is None:
@@ -176,8 +182,9 @@ class QuasiNewton:
             return Iteration(status, value, -slope, spent + more, ending=found.ending)
         y, s_step = trial.gradient - gradient, trial.step
         if not self._tells(trial.slope - slope, direction):
-            y, s_step, more = self._longer(origin, direction, trial, Trial(0.0, value, slope, gradient))
+            y, s_step, more = self._longer(origin, direction, trial, start)
             spent += more
+        self._adapt(start, found)
         torch.add(origin, direction, alpha=trial.step, out=self.vector)
         self.value, self.gradient, self._failures = trial.value, trial.gradient, 0
         self._moved = trial.step * math.sqrt(_dot(direction, direction))
@@ -248,7 +255,8 @@ class QuasiNewton:
 
     def numbers(self) -> dict:
         """State numbers for a checkpoint."""
-        return {"value": self.value, "failures": self._failures, "moved": self._moved, **self.inverse_hessian.numbers()}
+        own = {"value": self.value, "failures": self._failures, "moved": self._moved, "first": self._first}
+        return {**own, **self.inverse_hessian.numbers()}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
         """Take back what `tensors` and `numbers` gave: the next iteration is the one that would have come."""
@@ -256,6 +264,7 @@ class QuasiNewton:
         self.gradient = None if gradient is None else gradient.to(self.vector)
         self.value = numbers["value"]
         self._failures, self._moved = int(numbers.get("failures", 0)), float(numbers.get("moved", 0.0))
+        self._first = float(numbers.get("first", 1.0))
         self.inverse_hessian.restore(tensors, numbers)
 
     def _search(self, origin: Tensor, direction: Tensor, start: Trial, first: float) -> Search:
@@ -272,14 +281,25 @@ class QuasiNewton:
         return search(trial, start, first, rules)
 
     def _first_step(self, direction: Tensor) -> float:
-        """Step along a direction of no natural length: as long as the latest move; at the start a move of length 1, or
-        of the parameters' own norm if that is less. (1 % of the largest parameter, as of Hager and Zhang 2005, costs
-        9 % more evaluations on CUTEst; longer moves leave the basin of the start.)"""
+        """First step to try. Along a direction of natural length: see the module. Otherwise as long as the latest move;
+        at the start a move of length 1, or of the parameters' own norm if that is less. (1 % of the largest parameter,
+        as of Hager and Zhang 2005, costs 9 % more evaluations on CUTEst; longer moves leave the basin of the start.)"""
+        if not self.inverse_hessian.fresh:
+            return self._first if self.noise == Noise() else 1.0
+        self._first = 1.0
         if getattr(self.inverse_hessian, "preconditioned", False):
             return 1.0
         norm = math.sqrt(_dot(self.vector, self.vector))
         length = self._moved or min(norm, 1.0) or 1.0
         return length / math.sqrt(_dot(direction, direction))
+
+    def _adapt(self, start: Trial, found: Search) -> None:
+        """Move the first step to try toward the minimum of the line just searched; not from lines that are noisy."""
+        if not self.inverse_hessian.overshoots or self.inverse_hessian.fresh or self.noise != Noise():
+            return
+        minimum = min(max(line_minimum(start, found), 0.1), 1.0)
+        weight = 0.5 if minimum < self._first else 0.2
+        self._first = min(max(self._first ** (1 - weight) * minimum**weight, 0.1), 1.0)
 
 
 def _dot_tensor(a: Tensor, b: Tensor) -> Tensor:

@@ -33,11 +33,30 @@ def test_the_start_is_a_function_of_the_seed_alone() -> None:
 
 
 def test_glorot_normal_weights_and_zero_biases() -> None:
-    model = MLP(1, 1, (400, 400))
+    model = MLP(1, 1, (400, 400), steepness=None)
     middle = model.layers[1]
     assert isinstance(middle, nn.Linear)
     assert float(middle.weight.detach().std()) == pytest.approx(math.sqrt(2 / 800), rel=0.02)
     assert all(float(layer.bias.detach().abs().max()) == 0 for layer in model.layers)  # type: ignore[union-attr]
+
+
+def test_first_layer_bends_all_over_the_domain_as_steeply_as_asked() -> None:
+    layer = MLP(2, 1, (300, 5), domain=Box((0.0, 0.0), (1.0, 3.0)), steepness=4.0, seed=1).layers[0]
+    assert isinstance(layer, nn.Linear)
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    assert float(weight.square().sum(1).mean().sqrt()) == pytest.approx(4.0, rel=0.1)
+    # every unit is zero somewhere inside: |bias| is at most the reach of the unit over [-1, 1]^2
+    assert bool((bias.abs() <= weight.abs().sum(1) + 1e-6).all())
+    line = MLP(1, 1, (50, 5), steepness=2.0).layers[0]
+    assert isinstance(line, nn.Linear)
+    zeros = (-line.bias / line.weight[:, 0]).detach().sort().values
+    assert float((zeros - torch.linspace(-0.98, 0.98, 50)).abs().max()) < 0.03  # one in each of 50 equal cells
+    along = MLP(2, 1, (4000,), steepness=(1.0, 5.0)).layers[0]
+    assert isinstance(along, nn.Linear)
+    spread = along.weight.detach().square().mean(0).sqrt()
+    assert torch.allclose(spread, torch.tensor([1.0, 5.0]), rtol=0.05)
+    with pytest.raises(InputError, match="steepness"):
+        MLP(2, 1, steepness=(1.0, -1.0))
 
 
 def test_inputs_are_scaled_from_the_domain() -> None:
