@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sciml
-from sciml import snapshots
+from sciml import checkpoint, snapshots
 
 SCRIPT = """
 import sys, math, torch, sciml
@@ -30,6 +30,11 @@ class Fit(sciml.Problem):
     def least_squares(self, model, batch):
         return {"fit": model(batch[0]) - batch[1]}
 
+class Bump(Fit):
+    def sample(self, size, generator):
+        x = torch.rand(size or 32, 1, generator=generator, dtype=torch.float64)
+        return x, torch.sin(3 * x) + torch.exp(-(((x - 0.6) / 0.02) ** 2))
+
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(1, 20), torch.nn.Tanh(), torch.nn.Linear(20, 20), torch.nn.Tanh(),
                             torch.nn.Linear(20, 1)).double()
@@ -43,11 +48,13 @@ phases, switch, NOISE = {
         transforms=(Clip(1.0), Quantize(0.01)), keep=Average(3.0),
     )], 1500, 0.1),
     "auto": (None, "auto", 0.02),
+    "renewed": ([sciml.Adam(steps=20), sciml.SelfScaled(steps=1500, check=5)], 20, 0.0),
 }[sys.argv[2]]
-budget = sciml.Budget(evaluations=3000)
+budget = sciml.Budget(evaluations=12000 if sys.argv[2] == "renewed" else 3000)
 run = sciml.Run.create(sys.argv[1], command=["test"], options={})
 print("ready", flush=True)
-solution = sciml.solve(Fit(), model, phases, switch=switch, run=run, budget=budget)
+problem = Bump() if sys.argv[2] == "renewed" else Fit()
+solution = sciml.solve(problem, model, phases, switch=switch, run=run, budget=budget)
 torch.save(torch.cat([p.detach().reshape(-1) for p in model.parameters()]), sys.argv[1] + "/final.pt")
 """
 
@@ -77,17 +84,20 @@ def kill_after(process, folder, checkpoints, delay):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["adam", "lbfgs", "self_scaled", "gauss_newton", "transforms", "auto"])
+@pytest.mark.parametrize("kind", ["adam", "lbfgs", "self_scaled", "gauss_newton", "transforms", "auto", "renewed"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind):
     whole = start(tmp_path / "whole", kind)
     assert whole.wait() == 0
     chance = random.Random(kind)
-    kills = 0
+    kills, other_sets = 0, []  # the latter: where it goes on, after a kill, on another set than the first draw
     for checkpoints in (0, 1, 2, 2):
         process = start(tmp_path / "killed", kind)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         kills += kill_after(process, tmp_path / "killed", checkpoints, chance.uniform(0, 0.1))
+        held, _ = checkpoint.newest(tmp_path / "killed/stages/solve/checkpoints")
+        if held is not None and "fixed.items.0" in held.tensors:
+            other_sets.append(held.numbers["runner"]["step"])
     final = start(tmp_path / "killed", kind)
     assert final.wait() == 0
     assert kills == 4
@@ -101,6 +111,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind):
         for name in ("whole", "killed")
     ]
     assert metrics[0] == metrics[1]
+    if kind == "renewed":  # drawn by residuals before a kill and after it
+        steps = [r["step"] for r in metrics[0] if r["kind"] == "grow" and "new items" in r["reason"]]
+        assert any(steps[0] < step < steps[-1] for step in other_sets)
 
 
 class Line(sciml.Problem):
