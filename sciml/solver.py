@@ -229,7 +229,7 @@ class _Loop:
         before it."""
         return (
             self.returns < RETURNS
-            and result in (Result.LINE_SEARCH_FAILED, Result.NOISE_FLOOR)
+            and result is Result.LINE_SEARCH_FAILED
             and isinstance(self.runner, DeterministicRunner)
             and self.index > 0
             and isinstance(self.phases[self.index - 1], Stochastic)

@@ -144,7 +144,7 @@ def test_an_over_fitted_set_is_drawn_anew_and_the_answer_is_better_beside_it(see
     assert watched.result is sciml.Result.CONVERGED and watched.values["held_out"] <= 5e-3
     # on the set itself the other solve is better by far
     assert not grown(blind) and blind.loss < 1e-7
-    assert min(record["values"]["held_out"] for record in blind.history if record["kind"] == "evaluate") > 1e-2
+    assert min(record["values"]["held_out"] for record in blind.history if record["kind"] == "evaluate") > 8e-3
 
 
 def test_a_set_that_says_it_all_is_never_drawn_anew():
