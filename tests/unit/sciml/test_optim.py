@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sciml.optim.lbfgs import CompactLBFGS
-from sciml.optim.line_search import Ending, Trial, Wolfe, search
+from sciml.optim.line_search import Ending, Search, Trial, Wolfe, line_minimum, search
 from sciml.optim.quasi_newton import Noise, Pair, QuasiNewton, Status
 from sciml.optim.self_scaled import DenseSelfScaled, SymmetricMatrix, broyden_scaling
 
@@ -318,6 +318,89 @@ def test_state_round_trip_gives_the_identical_next_iterate(name):
         method.iterate()
         other.iterate()
     assert torch.equal(x, y)
+
+
+def network_fit(parameters, scale=1.0):
+    """Mean square of u'' + 40 sin(6 x) and of u at the ends, u a small tanh network: scaled up, H overshoots here."""
+    x = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
+    w, b, v = parameters[:12], parameters[12:24], parameters[24:]
+    t = torch.tanh(w * x + b)
+    curvature = (-2 * t * (1 - t**2) * w**2) @ v
+    ends = t[[0, -1]] @ v
+    return scale * (((curvature + 40 * torch.sin(6 * x[:, 0])) ** 2).mean() + (ends**2).sum())
+
+
+def network_start():
+    return 2 * torch.randn(36, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def advance(method, iterations):
+    records = [method.iterate() for _ in range(iterations)]
+    assert all(record.status is Status.PROGRESS for record in records)
+    return sum(record.evaluations for record in records)
+
+
+def test_first_step_adapts_where_the_scaling_overshoots():
+    spent = {}
+    for adapts in (True, False):
+        _, method = minimiser(network_fit, network_start(), DenseSelfScaled)
+        method.inverse_hessian.overshoots = adapts
+        spent[adapts] = advance(method, 150)
+        assert (method.numbers()["first"] < 0.8) is adapts
+    assert spent[True] < 0.8 * spent[False]
+
+
+def test_first_step_returns_to_one_on_a_quadratic_and_with_the_curvature():
+    scales = torch.logspace(0, 1, 8, dtype=torch.float64)
+    x, method = minimiser(lambda v: 0.5 * (scales * v * v).sum(), torch.ones(8, dtype=torch.float64), DenseSelfScaled)
+    advance(method, 3)
+    method.restore(method.tensors(), method.numbers() | {"first": 0.3})
+    evaluations = advance(method, 45)
+    assert method.numbers()["first"] > 0.97
+    assert evaluations <= 48
+    assert float(x.abs().max()) < 1e-30
+    method.restore(method.tensors(), method.numbers() | {"first": 0.3})
+    method.inverse_hessian.reset()
+    method.iterate()
+    assert method.numbers()["first"] == 1.0
+
+
+def test_adapted_first_steps_do_not_depend_on_the_scale_and_survive_a_checkpoint():
+    ends = []
+    for scale in (1.0, 2.0**-40):
+        x, method = minimiser(lambda v, c=scale: network_fit(v, c), network_start(), DenseSelfScaled)
+        advance(method, 60)
+        y, other = minimiser(lambda v, c=scale: network_fit(v, c), x, DenseSelfScaled)
+        other.restore({key: tensor.clone() for key, tensor in method.tensors().items()}, method.numbers())
+        assert method.numbers()["first"] < 1
+        advance(method, 20)
+        advance(other, 20)
+        assert torch.equal(x, y)
+        ends.append(x)
+    assert torch.equal(ends[0], ends[1])
+
+
+def test_lines_of_which_values_or_slopes_are_noise_do_not_move_the_first_step():
+    _, method = minimiser(network_fit, network_start(), DenseSelfScaled)
+    advance(method, 40)
+    first = method.numbers()["first"]
+    method.noise = Noise(value=1e-12)
+    steps = [method.iterate().step for _ in range(5)]
+    assert method.numbers()["first"] == first
+    assert 1.0 in steps
+    _, method = minimiser(network_fit, network_start(), METHODS["lbfgs"])
+    advance(method, 40)
+    assert method.numbers()["first"] == 1.0
+
+
+def test_minimum_of_a_line_is_exact_for_cubics_and_trusts_slopes_alone_where_values_are_rounded():
+    value, slope = (lambda a: a**3 - 3 * a), (lambda a: 3 * a * a - 3)  # minimum at 1
+    trial, start = Trial(1.4, value(1.4), slope(1.4)), Trial(0.0, value(0.0), slope(0.0))
+    assert line_minimum(start, Search(trial, 1, Ending.WOLFE)) == pytest.approx(1.0)
+    rounded = Trial(0.8, 0.1, -0.5)  # higher than the start, by rounding only
+    found = Search(rounded, 1, Ending.APPROXIMATE)
+    assert line_minimum(Trial(0.0, 0.0, -1.0), found) == pytest.approx(1.6)
+    assert line_minimum(Trial(0.0, 0.0, -1.0), Search(Trial(0.5, -0.5, -1.0), 1, Ending.WOLFE)) == math.inf
 
 
 def line(function, slope):

@@ -149,7 +149,7 @@ def test_shared_weights_stay_shared(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_closure_may_return_a_number_and_need_not_zero_gradients(kind):
-    x, optimizer, _ = setting(kind, iterations=60)
+    x, optimizer, _ = setting(kind, iterations=90)
 
     def closure():
         for half in (0, 1):  # gradients of two parts add up
