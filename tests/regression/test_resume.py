@@ -15,7 +15,7 @@ from sciml import checkpoint, snapshots
 
 SCRIPT = """
 import sys, math, torch, sciml
-from sciml import snapshots
+from sciml import deterministic, snapshots
 from sciml.optim import Average, Clip, Quantize
 from sciml.schedules import CosineRestarts
 torch.set_num_threads(1)
@@ -30,10 +30,10 @@ class Fit(sciml.Problem):
     def least_squares(self, model, batch):
         return {"fit": model(batch[0]) - batch[1]}
 
-class Bump(Fit):
+class Waves(Fit):
     def sample(self, size, generator):
         x = torch.rand(size or 32, 1, generator=generator, dtype=torch.float64)
-        return x, torch.sin(3 * x) + torch.exp(-(((x - 0.6) / 0.02) ** 2))
+        return x, torch.sin(40 * x)  # of which 32 points say little, so that every set is soon over-fitted
 
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(1, 20), torch.nn.Tanh(), torch.nn.Linear(20, 20), torch.nn.Tanh(),
@@ -53,7 +53,10 @@ phases, switch, NOISE = {
 budget = sciml.Budget(evaluations=12000 if sys.argv[2] == "renewed" else 3000)
 run = sciml.Run.create(sys.argv[1], command=["test"], options={})
 print("ready", flush=True)
-problem = Bump() if sys.argv[2] == "renewed" else Fit()
+problem = Fit()
+if sys.argv[2] == "renewed":
+    problem = Waves()
+    deterministic.RENEWED, deterministic.EXHAUSTED = math.inf, 0.0  # renewed again and again, hardly enlarged
 solution = sciml.solve(problem, model, phases, switch=switch, run=run, budget=budget)
 torch.save(torch.cat([p.detach().reshape(-1) for p in model.parameters()]), sys.argv[1] + "/final.pt")
 """
@@ -185,3 +188,45 @@ def test_interrupt_saves_and_the_next_call_goes_on(tmp_path):
     whole = sciml.solve(Line(), network(), phases, switch=20)
     assert again.result is whole.result
     assert torch.equal(parameters(again.model), parameters(whole.model))
+
+
+class Wall(sciml.Problem):
+    """A stream whose gradient points uphill on 64 items or more: the finisher stalls and hands back to SGD."""
+
+    def __init__(self, stop=0):
+        self.sizes, self.stop = [], stop
+
+    def sample(self, size, generator):
+        return torch.randn(size or 64, 4, generator=generator, dtype=torch.float64)
+
+    def loss(self, model, batch):
+        return {"bowl": 0.5 * (model.weight.reshape(-1) - 1 - 0.1 * batch).square().sum(1).mean()}
+
+    def gradient(self, model, batch):
+        self.sizes.append(len(batch))
+        if len(self.sizes) == self.stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        slope = (model.weight.detach().reshape(-1) - 1 - 0.1 * batch).mean(0)
+        return {"bowl": self.loss(model, batch)["bowl"].detach()}, slope if len(batch) < 64 else -slope
+
+
+def test_a_solve_interrupted_after_its_finisher_handed_back_goes_on_alike(tmp_path):
+    def solve(problem, name):
+        torch.manual_seed(0)
+        run = sciml.Run.create(tmp_path / name, command=["t"], options={})
+        phases = [sciml.SGD(lr=0.5, batch=32), sciml.LBFGS()]
+        return sciml.solve(problem, torch.nn.Linear(4, 1, bias=False).double(), phases, switch=40, run=run)
+
+    problem = Wall()
+    whole = solve(problem, "whole")
+    assert [record["phase"] for record in whole.switch] == ["SGD", "LBFGS"] * 2
+    large = [i for i, size in enumerate(problem.sizes, 1) if size >= 64]
+    back = next(i for i, size in enumerate(problem.sizes, 1) if size < 64 and i > large[0])
+    for stop in (large[10], back + 5, back + 60):  # in the finisher, and in SGD after it
+        stopped = solve(Wall(stop), str(stop))
+        assert stopped.result is sciml.Result.INTERRUPTED
+        again = solve(Wall(), str(stop))
+        assert torch.equal(parameters(again.model), parameters(whole.model))
+        assert (again.result, again.loss, again.evaluations) == (whole.result, whole.loss, whole.evaluations)
+        kinds = [(r["kind"], r["phase"], r["step"]) for r in again.history if r["kind"] != "warning"]
+        assert kinds == [(r["kind"], r["phase"], r["step"]) for r in whole.history]
