@@ -118,7 +118,8 @@ class _Loop:
             if self.returns and not isinstance(phase.lr, Schedule):
                 phase = replace(phase, lr=phase.lr * 0.1**self.returns)
             followed = index + 1 < len(self.phases)
-            return StochasticRunner(self.setting, phase, index, rule_for(self.switch_option) if followed else None)
+            draws = index + self.returns * len(self.phases)  # after a return other batches than before
+            return StochasticRunner(self.setting, phase, draws, rule_for(self.switch_option) if followed else None)
         return DeterministicRunner(self.setting, phase, index, abs(self.initial_loss or 0.0))
 
     @property
@@ -241,9 +242,12 @@ class _Loop:
         if self.stalled is None:
             return
         setting, now = self.setting, self.setting.flat.vector.clone()
-        loss = loss_only(setting.problem, setting.model, setting.fixed.beside)
+        judge = lambda batch: loss_only(setting.problem, setting.model, batch)
+        loss = judge(setting.fixed.beside)
         setting.flat.vector.copy_(self.stalled)
-        if not loss_only(setting.problem, setting.model, setting.fixed.beside) < loss:
+        if judge(setting.fixed.beside) < loss or math.isnan(loss):
+            self.runner.loss = judge(setting.fixed.batch)
+        else:
             setting.flat.vector.copy_(now)
 
     def _stop(self, result: Result) -> None:
