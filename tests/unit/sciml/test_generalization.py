@@ -222,6 +222,8 @@ def test_a_stalled_finisher_hands_back_once_and_the_better_answer_is_kept(monkey
         assert final < 0.9 * stalled
     else:
         assert torch.equal(solution.model.get_parameter("weight"), at_stall.weight)
+        assert final == pytest.approx(solution.loss, rel=0.1)  # the loss is that of the answer
+    assert len(set(problem.parts)) == len(problem.parts)  # no batch came twice
 
 
 def test_data_that_are_all_there_is_are_not_handed_back(monkeypatch):
