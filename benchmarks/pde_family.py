@@ -1,4 +1,4 @@
-"""Every equation of `sciml pde list` at a stated time: the error reached, over seeds, and the share of seeds below a goal.
+"""Every equation of `sciml pde list` at a stated time: the error reached, and the share of seeds below a goal.
 
     python benchmarks/pde_family.py [--seeds 5] [--names NAME ...] [--workers 1]
 
