@@ -191,7 +191,8 @@ def test_interrupt_saves_and_the_next_call_goes_on(tmp_path):
 
 
 class Wall(sciml.Problem):
-    """A stream whose gradient points uphill on 64 items or more: the finisher stalls and hands back to SGD."""
+    """A stream whose gradient points uphill on 64 items or more, so that the finisher stalls and hands back to SGD, and
+    past the minimum on fewer, so that SGD only makes it worse then."""
 
     def __init__(self, stop=0):
         self.sizes, self.stop = [], stop
@@ -206,20 +207,22 @@ class Wall(sciml.Problem):
         self.sizes.append(len(batch))
         if len(self.sizes) == self.stop:
             os.kill(os.getpid(), signal.SIGINT)
-        slope = (model.weight.detach().reshape(-1) - 1 - 0.1 * batch).mean(0)
-        return {"bowl": self.loss(model, batch)["bowl"].detach()}, slope if len(batch) < 64 else -slope
+        theta = model.weight.detach().reshape(-1)
+        slope = theta - 2 - 0.1 * batch if len(batch) < 64 else 1 + 0.1 * batch - theta
+        return {"bowl": self.loss(model, batch)["bowl"].detach()}, slope.mean(0)
 
 
 def test_a_solve_interrupted_after_its_finisher_handed_back_goes_on_alike(tmp_path):
     def solve(problem, name):
         torch.manual_seed(0)
         run = sciml.Run.create(tmp_path / name, command=["t"], options={})
-        phases = [sciml.SGD(lr=0.5, batch=32), sciml.LBFGS()]
+        phases = [sciml.SGD(lr=0.02, batch=32), sciml.LBFGS()]
         return sciml.solve(problem, torch.nn.Linear(4, 1, bias=False).double(), phases, switch=40, run=run)
 
     problem = Wall()
     whole = solve(problem, "whole")
     assert [record["phase"] for record in whole.switch] == ["SGD", "LBFGS"] * 2
+    assert whole.loss < min(r["loss"] for r in whole.history[-8:] if r["kind"] == "step")  # that of the first stall
     large = [i for i, size in enumerate(problem.sizes, 1) if size >= 64]
     back = next(i for i, size in enumerate(problem.sizes, 1) if size < 64 and i > large[0])
     for stop in (large[10], back + 5, back + 60):  # in the finisher, and in SGD after it
