@@ -8,7 +8,6 @@ from tyro.conf import Positional
 
 from problems.pdes.catalog import CATALOG, make
 from sciml import cli
-from sciml.errors import InputError
 from sciml.run import Run
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class SolveOptions:
     seed: int = 0
     """Seed of the network's first parameters and of every batch."""
     switch: Literal["auto", "snr"] | int = "auto"
-    """When the stochastic phase ends: the measured rule, the literal SNR threshold, or a step number."""
+    """Start with Adam, and end it by the literal SNR threshold or at a step number; auto: no Adam, a waste here."""
     seconds: float | None = None
     """Stop after so many seconds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -76,10 +75,8 @@ def solve(options: SolveOptions) -> int:
 
     problem = make(options.name)
     phases = problem.phases()
-    if options.switch != "auto" and len(phases) == 1:
-        raise InputError(
-            f"--switch {options.switch}: {options.name} has no stochastic phase to end; leave the flag out."
-        )
+    if options.switch != "auto":
+        phases = [sciml.Adam(), *phases]
     model = problem.model(options.seed).to(choose_device(options.device))
     run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
     solution = sciml.solve(

@@ -53,11 +53,17 @@ def test_converged_between_its_points_only_is_no_success(
     assert len(answer["warnings"]) == 1
 
 
+def test_a_switch_asks_for_adam_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, answer, _ = run(
+        capsys, "solve", "poisson_1d", "--switch", "30", "--seconds", "2", "--out", str(tmp_path / "run")
+    )
+    assert [(end["phase"], end["step"]) for end in answer["switch"]][0] == ("Adam", 30)
+    assert answer["switch"][1]["phase"] == "GaussNewton"
+
+
 def test_wrong_options_exit_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["pde", "solve", "poisson_3d", "--out", str(tmp_path / "run")]) == 2
     assert "'poisson_3d': choose one of poisson_1d" in capsys.readouterr().err
-    assert cli.main(["pde", "solve", "wave", "--switch", "snr", "--out", str(tmp_path / "run")]) == 2
-    assert "wave has no stochastic phase to end" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert cli.main(["pde", "draw"]) == 2
     assert cli.main(["pde", "solve", "heat"]) == 2
