@@ -50,8 +50,8 @@ def count(batch: Any) -> int:
 
 def split(batch: Any, parts: int) -> list[Any]:
     """Cut a batch into equal micro-batches; a ragged remainder is dropped, as the noise estimator demands."""
-    smallest = min(leaf.shape[0] for leaf in leaves(batch))
-    if smallest < parts:
+    if not divisible(batch, parts):
+        smallest = min(leaf.shape[0] for leaf in leaves(batch))
         raise InputError(f"a batch of {smallest} items cannot be cut into {parts} micro-batches; draw at least {parts}")
 
     def part(index: int) -> Any:
@@ -62,6 +62,11 @@ def split(batch: Any, parts: int) -> list[Any]:
         return tree_map(cut, batch)
 
     return [part(index) for index in range(parts)]
+
+
+def divisible(batch: Any, parts: int) -> bool:
+    """Whether `split` can cut the batch into so many micro-batches."""
+    return min(leaf.shape[0] for leaf in leaves(batch)) >= parts
 
 
 def pieces(batch: Any, parts: int) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.batches import count, split
+from sciml.batches import count, divisible, split
 from sciml.generalization import Generalization
 from sciml.gradients import loss_only
 from sciml.noise import GradientNoise
@@ -185,7 +185,9 @@ class DeterministicRunner:
         return Ending("NOISE_FLOOR", reason, {"fresh_loss": fresh})
 
     def _exhausted(self) -> bool:
-        """Whether ||g||^2 < EXHAUSTED times the noise energy of the set's own gradient."""
+        """Whether ||g||^2 < EXHAUSTED times the noise energy of the set's own gradient, where that can be measured."""
+        if not divisible(self.setting.fixed.batch, 8):
+            return False
         noise = GradientNoise(window=1)
         parts = [self.setting.evaluate(part) for part in split(self.setting.fixed.batch, 8)]
         self.items += self.setting.fixed.size

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.batches import concatenate, count, leaves, move, split, tree_map
+from sciml.batches import concatenate, count, divisible, leaves, move, split, tree_map
 from sciml.gradients import loss_only
 from sciml.pde.sampling import adaptive_choice
 from sciml.problem import Problem
@@ -72,8 +72,8 @@ class FixedSet:
 
     def append(self, size: int) -> None:
         """Add `size` new items of the stream."""
+        self.changed, self._beside = True, self.beside  # still beside it, and distributed as most of the set is
         self.draws += 1
-        self.changed, self._beside = True, None
         self.batch = concatenate([self.batch, self._draw(size, self.draws)])
 
     def grow_to(self, size: int) -> None:
@@ -85,7 +85,8 @@ class FixedSet:
         """Draw candidates for a new set and look at their residuals under the present model."""
         self.draws += 1
         items = self._draw(CANDIDATES * self.size, self.draws)
-        parts = split(items, CANDIDATES)
+        # a batch with a tensor of few rows, as the points of an end condition, cannot be cut
+        parts = split(items, CANDIDATES) if divisible(items, CANDIDATES) else [items]
         loss = sum(loss_only(self.problem, model, part) for part in parts) / len(parts)
         densities = [self._density(model, part) for part in parts]
         known = all(density is not None and bool(density.isfinite().all()) for density in densities)
