@@ -105,14 +105,14 @@ class ResidualJacobian:
         with _OwnWeights(parameters, items) as own:
             named = self._named(chunk)
         leaves = own.leaves
-        rows, jacobians, passes = [], [], 0
+        rows, jacobians, passes = [], [], 0.0
         for r in named.values():
             scale = 1 / math.sqrt(r.numel())
             per_item = r.shape[0] == items if r.dim() else False
             columns = r.reshape(items, -1).unbind(1) if per_item else r.reshape(1, -1).unbind(1)
             blocks = []
             for column in columns:
-                passes += 1
+                passes += 1 if per_item else 1 / items  # a residual of no item is worth one item
                 wrt = [*leaves, *parameters] if per_item else parameters
                 grads = torch.autograd.grad(column.sum(), wrt, retain_graph=True, allow_unused=True)
                 if per_item:
@@ -126,7 +126,7 @@ class ResidualJacobian:
                 blocks.append(block)
             rows.append(r.detach().reshape(-1) * scale)
             jacobians.append(torch.stack(blocks, 1).reshape(r.numel(), -1) * scale)
-        self.cost = float(passes)
+        self.cost = passes
         return torch.cat(rows), torch.cat(jacobians)
 
     def _add_loose_columns(self, block: Tensor, column: Tensor, loose: list[int]) -> int:

@@ -271,6 +271,14 @@ def test_cost_counts_the_jacobians():
     assert solution.evaluations == closures + 5  # one reverse pass per item and Jacobian
 
 
+def test_a_residual_of_no_item_costs_one_item():
+    model = MLP(1, 1, (4,)).double()
+    ends = torch.tensor([[0.0], [0.5], [1.0]], dtype=torch.float64)
+    jacobian = ResidualJacobian(FlatParameters(model.parameters()), lambda x: {"in": model(x), "ends": model(ends)})
+    jacobian.chunk(points(24), 0)
+    assert jacobian.cost == pytest.approx(1 + 3 / 24)  # one pass over the items, three over a single point
+
+
 def test_state_round_trip_gives_the_identical_next_iterate():
     start = torch.full((6,), -1.2, dtype=torch.float64)
     x, method = least_squares(rosenbrock, start)
