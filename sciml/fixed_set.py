@@ -76,11 +76,6 @@ class FixedSet:
         self.draws += 1
         self.batch = concatenate([self.batch, self._draw(size, self.draws)])
 
-    def grow_to(self, size: int) -> None:
-        """Append what is missing to `size`."""
-        if size > self.size:
-            self.append(size - self.size)
-
     def survey(self, model: torch.nn.Module) -> Survey:
         """Draw candidates for a new set and look at their residuals under the present model."""
         self.draws += 1

@@ -194,7 +194,7 @@ class _Loop:
             reason=reason,
             snr=None if estimate is None else estimate.snr,
             batch=runner.batch if stochastic else self.setting.fixed.size,
-            set=runner.set_size if stochastic else self.setting.fixed.size,
+            set=self.setting.fixed.size,
             loss=runner.loss,
             details={**details, **({} if estimate is None else vars(estimate))},
         )
@@ -215,8 +215,6 @@ class _Loop:
             self._stop(result)
             return
         self.items_before += self.runner.items
-        if isinstance(self.runner, StochasticRunner) and not self.setting.fixed.finite:
-            self.setting.fixed.grow_to(self.runner.set_size)
         if back:
             self.returns += 1
             self.stalled = self.setting.flat.vector.clone()

@@ -18,7 +18,7 @@ from sciml.phases import Stochastic
 from sciml.problem import Problem
 from sciml.schedules import value
 from sciml.seeds import generator
-from sciml.switching import AutoSwitch, Decision, SwitchRule, grown_batch, set_size
+from sciml.switching import AutoSwitch, Decision, SwitchRule, grown_batch
 
 BLOCK = 10
 """Steps between two looks at the numbers: one transfer from the device each."""
@@ -74,12 +74,11 @@ class StochasticRunner:
         self.kept = phase.keep.start(setting.flat.vector) if phase.keep else None
         self.noise = GradientNoise()
         self.step, self.items = 0, 0
-        self.set_size = setting.fixed.declared
         self.batch = self._first_batch(setting.fixed.declared)
         self.safe = setting.flat.vector.clone()
         self.loss = math.nan
         self.records: list[dict[str, Any]] = []
-        if phase.keep and phase.keep.whole_set and not (setting.fixed.finite and self.batch == self.set_size):
+        if phase.keep and phase.keep.whole_set and not (setting.fixed.finite and self.batch == setting.fixed.size):
             raise InputError(
                 f"{phase.keep} needs every step to see the whole set, but a step sees {self.batch} items of "
                 f"{setting.problem.size or 'an endless stream'}; among samples the smallest loss is the luckiest one. "
@@ -97,7 +96,7 @@ class StochasticRunner:
     @property
     def cost(self) -> float:
         """Fixed-set gradients that one step costs."""
-        return self.batch / self.set_size
+        return self.batch / self.setting.fixed.size
 
     def _draw(self, parts: int) -> list[Any]:
         """The step's batch as independent micro-batches of a stream, or as disjoint parts of one draw without
@@ -183,7 +182,7 @@ class StochasticRunner:
                 loss=loss,
                 terms=dict(zip(names, terms, strict=True)),
                 batch=self.batch,
-                set=self.set_size,
+                set=self.setting.fixed.size,
                 lr=value(self.phase.lr, step),
             )
             if self.switch:
@@ -217,13 +216,11 @@ class StochasticRunner:
             drowned = estimate is not None and estimate.high is not None and estimate.high < 1
             result = "NOISE_FLOOR" if drowned else "MAX_STEPS"
             return Ending(result, f"its limit of {self.phase.steps} steps", {})
-        looked = isinstance(self.switch, AutoSwitch) and self.switch.looked
-        if looked and not self.setting.fixed.finite:
-            self.set_size = set_size(self.setting.fixed.declared, estimate)
         if decision is not None:
             return Ending("MAX_STEPS", decision.reason, decision.details)
+        looked = isinstance(self.switch, AutoSwitch) and self.switch.looked
         if looked and self.phase.batch is None:
-            self.batch = grown_batch(self.batch, self.set_size, estimate, self.rule.averaging)
+            self.batch = grown_batch(self.batch, self.setting.fixed.size, estimate, self.rule.averaging)
         return None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -254,4 +251,4 @@ class StochasticRunner:
             self.switch.restore(numbers["switch"])
 
 
-_COUNTERS = ("step", "items", "batch", "set_size", "loss")
+_COUNTERS = ("step", "items", "batch", "loss")

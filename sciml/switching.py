@@ -1,9 +1,10 @@
-"""When a stochastic phase hands over to the finisher, how large the batch and the fixed set must be, and why.
+"""When a stochastic phase hands over to the finisher, how large its batch must be, and why.
 
 `AutoSwitch` is the default. Cost is counted in gradients over the fixed set (line-search calls included); a
 stochastic step costs batch / set. The decision is Adam's own rate of progress per unit of that cost; the gradient's
-signal-to-noise ratio decides how large batch and set must be. `SnrSwitch` is the literal rule (SNR below a threshold,
-on a plateau); `FixedSwitch` a step number. Every rule answers with a sentence and the numbers behind it.
+signal-to-noise ratio decides how large the batch must be. The fixed set is handed over as it is: the finisher enlarges
+or renews it once it has proved exhausted (`sciml.deterministic`). `SnrSwitch` is the literal rule (SNR below a
+threshold, on a plateau); `FixedSwitch` a step number. Every rule answers with a sentence and the numbers behind it.
 """
 
 import math
@@ -222,17 +223,6 @@ def rule_for(switch: object) -> SwitchRule:
     if isinstance(switch, int) and not isinstance(switch, bool):
         return FixedSwitch(switch)
     raise InputError(f"switch={switch!r}: allowed are 'auto', 'snr', a step number, or a SwitchRule")
-
-
-def set_size(declared: int, noise: NoiseEstimate | None, factor: float = 4.0, largest: int = 4) -> int:
-    """Items of the fixed set that the gradient noise asks for: twice as many while even the upper bound of the SNR says
-    that noise would hold more than 1/`factor` of the energy of its gradient; at most `largest` times the declared size
-    (more is appended later, when the set proves exhausted). A noise not yet resolved asks for nothing."""
-    size = declared
-    if noise is not None and noise.high is not None:
-        while noise.high * size / noise.batch < factor and size < largest * declared:
-            size *= 2
-    return size
 
 
 def grown_batch(batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float = 1.0) -> int:

@@ -13,7 +13,7 @@ from sciml.errors import ConvergenceError, InputError
 from sciml.noise import NoiseEstimate
 from sciml.parameters import FlatParameters
 from sciml.seeds import generator
-from sciml.switching import AutoSwitch, SnrSwitch, grown_batch, rule_for, set_size
+from sciml.switching import AutoSwitch, SnrSwitch, grown_batch, rule_for
 
 
 class Points(NamedTuple):
@@ -150,12 +150,7 @@ def test_snr_rule_needs_both_a_low_snr_and_a_plateau():
     assert run(0.5, flat) is not None
 
 
-def test_set_and_batch_follow_the_critical_batch():
-    assert set_size(256, None) == 256
-    assert set_size(256, estimate(1.0, None)) == 256  # not resolved: asks for nothing
-    assert set_size(256, estimate(1.0, 1.2)) == 256  # a batch of 64: the upper bound for 256 items is 4.8
-    assert set_size(256, estimate(0.2, 0.6)) == 512
-    assert set_size(256, estimate(0.0, 0.01)) == 1024
+def test_the_batch_grows_when_noise_drowns_the_direction():
     assert grown_batch(32, 1024, estimate(0.2, 0.8)) == 64
     assert grown_batch(32, 1024, estimate(0.2, 0.8), averaging=19.0) == 32
     assert grown_batch(32, 1024, estimate(0.01, 0.04), averaging=19.0) == 64
