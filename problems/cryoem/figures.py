@@ -1,4 +1,4 @@
-"""The figures of a reconstruction: FSC curves, central slices, orientations. No global matplotlib state."""
+"""The figures of a reconstruction: FSC curves, Guinier plot, slices, orientations. No global matplotlib state."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from sciml.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from problems.cryoem.sharpening import Guinier
 
 _COLORS = ("#1b6ca8", "#d1495b", "#7d8491", "#3a7d44", "#8f5ea2")
 
@@ -68,8 +70,60 @@ def _resolution_axis(axes: Axes, nyquist: float) -> None:
     top.set_xlabel("resolution (Å)")
 
 
-def draw_slices(path: str | Path, volume: Float[np.ndarray, "n n n"], pixel_size: float) -> Path:
+def draw_guinier(path: str | Path, guinier: Guinier, bfactor: float, resolution: float) -> Path:
+    """Draw a Guinier plot: ln of the mean amplitude over 1 / d^2, before and after weights and B-factor, and the line.
+
+    Args:
+        path: the picture.
+        guinier: the plot.
+        bfactor: Angstrom^2 that was applied; 0 for none.
+        resolution: Angstrom; shells beyond it are shaded, for what is there is removed.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure = _figure(6.4, 4.2)
+    axes = figure.add_axes((0.11, 0.13, 0.86, 0.73))
+    curves = {"mean of the half maps": guinier.original, "weighted by FSC": guinier.weighted}
+    if bfactor:
+        curves[f"sharpened, B = {bfactor:.0f} Å²"] = guinier.sharpened(bfactor)
+    for color, (name, curve) in zip((_COLORS[2], _COLORS[0], _COLORS[1]), curves.items(), strict=False):
+        shown = np.where(curve > -90.0, curve, np.nan)
+        axes.plot(guinier.inverse_square, shown, color=color, linewidth=1.6, label=name)
+    if guinier.fit is not None:
+        ends = guinier.inverse_square[guinier.fitted][[0, -1]]
+        label = (
+            f"line through {guinier.fit.shells} shells: B = {guinier.fit.bfactor:.0f} ± {4 * guinier.fit.error:.0f} Å²"
+        )
+        line = guinier.fit.intercept + guinier.fit.slope * ends
+        axes.plot(ends, line, color="black", linewidth=1.2, linestyle="--", label=label)
+    last = float(guinier.inverse_square[-1])
+    axes.axvspan(1 / resolution**2, last, color="#eef1f4", label=f"beyond {resolution:.2f} Å: removed")
+    axes.set_xlim(0.0, last)
+    axes.set_xlabel("1 / d² (1/Å²)")
+    axes.set_ylabel("ln of the mean amplitude")
+    axes.legend(loc="upper right", fontsize=8, frameon=False)
+    top = axes.twiny()
+    top.set_xlim(0.0, last)
+    ticks = last * np.linspace(0.2, 1.0, 5)
+    top.set_xticks(ticks, [f"{tick**-0.5:.3g}" for tick in ticks])
+    top.set_xlabel("resolution (Å)")
+    return _save(figure, path)
+
+
+def draw_slices(
+    path: str | Path,
+    volume: Float[np.ndarray, "n n n"],
+    pixel_size: float,
+    mask: Float[np.ndarray, "n n n"] | None = None,
+) -> Path:
     """Draw the three central slices of a map (through n // 2 of each axis) with a scale bar.
+
+    Args:
+        path: the picture.
+        volume: the map.
+        pixel_size: Angstrom.
+        mask: drawn as its outline at 0.5.
 
     Raises:
         OSError: the file cannot be written.
@@ -86,6 +140,9 @@ def draw_slices(path: str | Path, volume: Float[np.ndarray, "n n n"], pixel_size
     for place, (name, cut) in enumerate(cuts.items()):
         axes = figure.add_axes((0.005 + place / 3, 0.01, 0.323, 0.9))
         axes.imshow(cut, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="bilinear")
+        if mask is not None:
+            outline = {"xy": mask[middle], "xz": mask[:, middle], "yz": mask[:, :, middle]}[name]
+            axes.contour(outline, levels=[0.5], colors=["#f2a541"], linewidths=1.0)
         axes.set_title(f"{name[0]} right, {name[1]} up", fontsize=9)
         axes.set_axis_off()
         bar = (0.05 * box, 0.05 * box + length / pixel_size)

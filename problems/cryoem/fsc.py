@@ -130,8 +130,9 @@ class FSCCurves:
 
     @property
     def mask_is_tight(self) -> bool:
-        """Whether the mask alone correlates by more than .1 at the stated resolution."""
-        return bool(self.randomized[last_shell_before(self.corrected, GOLD_STANDARD)] > 0.1)
+        """Whether the mask alone correlates by more than .1 at the stated resolution, where that can be told."""
+        shell = max(last_shell_before(self.corrected, GOLD_STANDARD), self.randomized_from + 2)
+        return bool(self.randomized[min(shell, len(self.randomized) - 1)] > 0.1)
 
 
 def corrected_fsc(
@@ -174,5 +175,6 @@ def _randomize(spectrum: Complex[np.ndarray, "n n half"], start: int, seed: int,
     # The phases of white noise are uniform and have the symmetry of a real map.
     phases = _spectrum(draw.standard_normal((box, box, box), dtype=np.float32))
     phases /= np.maximum(np.abs(phases), np.finfo(np.float32).tiny)
-    phases[_shells(box) < start] = 1.0
+    # As RELION has it: the radius itself, not its shell, so half of the first shell keeps its phases.
+    phases[fourier.squared_radii(box, 3) < start**2] = 1.0
     return np.asarray(scipy.fft.irfftn(spectrum * phases, (box, box, box)))

@@ -1,5 +1,6 @@
 """FSC curves as files: the STAR table of `relion_postprocess`, and the XML that EMDB takes at deposition."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -8,7 +9,7 @@ from jaxtyping import Float
 
 from problems.cryoem.fsc import FSCCurves
 from problems.cryoem.star import write_star
-from problems.cryoem.table import make_table
+from problems.cryoem.table import Table, make_table
 from sciml.files import write_atomic
 
 
@@ -28,15 +29,24 @@ def write_fsc_xml(
     return write_atomic(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{head}\n{points}</fsc>\n')
 
 
-def write_fsc_star(path: str | Path, curves: FSCCurves) -> Path:
-    """Write all curves in the form of RELION's postprocess.star (blocks `general` and `fsc`).
+def write_fsc_star(
+    path: str | Path, curves: FSCCurves, general: Mapping[str, str] | None = None, guinier: Table | None = None
+) -> Path:
+    """Write all curves in the form of RELION's postprocess.star.
+
+    Args:
+        path: the file.
+        curves: block `fsc`; its final resolution and where the phases were randomised go into the block `general`.
+        general: more single values of that block, as text that is quoted where it must be.
+        guinier: the block `guinier`, if there is one.
 
     Raises:
         OSError: it cannot be written.
     """
-    general = {
-        "rlnFinalResolution": curves.final_resolution,
-        "rlnRandomiseFrom": _angstrom(curves, curves.randomized_from),
+    values = {
+        "rlnFinalResolution": f"{curves.final_resolution:.6f}",
+        "rlnRandomiseFrom": f"{_angstrom(curves, curves.randomized_from):.6f}",
+        **(general or {}),
     }
     shells = range(len(curves.unmasked))
     columns = {
@@ -49,8 +59,8 @@ def write_fsc_star(path: str | Path, curves: FSCCurves) -> Path:
         "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": curves.randomized,
     }
     texts = {k: v if isinstance(v, list) else [f"{value:.6f}" for value in v] for k, v in columns.items()}
-    numbers = {label: [f"{value:.6f}"] for label, value in general.items()}
-    return write_star(path, [make_table("general", numbers, loop=False), make_table("fsc", texts)])
+    tables = [make_table("general", {k: [v] for k, v in values.items()}, loop=False), make_table("fsc", texts)]
+    return write_star(path, tables if guinier is None else [*tables, guinier])
 
 
 def _angstrom(curves: FSCCurves, shell: int) -> float:

@@ -5,6 +5,7 @@ left is measured (`fsc.corrected_fsc`).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,26 @@ def low_pass(
     return np.asarray(scipy.fft.irfftn(spectrum, volume.shape))
 
 
+def read_mask(path: str | Path, box: int) -> Float[np.ndarray, "n n n"]:
+    """A mask from a file, for maps of `box` voxels along the side; float32 in 0 ... 1.
+
+    Raises:
+        InputError: a faulty file, another box, values outside 0 ... 1 (by more than a thousandth), or nothing but 0.
+    """
+    from problems.cryoem.mrc import read_volume
+
+    mask = read_volume(path).array
+    if mask.shape != (box,) * 3:
+        sizes = " x ".join(map(str, mask.shape[::-1]))
+        raise InputError(f"{path}: a mask of {sizes} voxels for maps of {box} x {box} x {box}; make it on their grid.")
+    low, high = float(mask.min()), float(mask.max())
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise InputError(f"{path}: a mask has values from 0 to 1, not {low:g} to {high:g}; make one with a soft edge.")
+    if high < 0.5:
+        raise InputError(f"{path}: the mask is empty, its largest value is {high:g}; make one that is 1 inside.")
+    return np.clip(mask, 0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class AutomaticMask:
     """How a mask is found in a map.
@@ -71,6 +92,20 @@ class AutomaticMask:
     deviations: float = 5.0
     extend: float = 20.0
     edge: float = 30.0
+
+    @classmethod
+    def for_resolution(cls, resolution: float, pixel_size: float) -> "AutomaticMask":
+        """Settings for half maps whose FSC falls to 0.5 at a resolution (Angstrom).
+
+        The finer the detail, the closer the mask may follow the molecule and still not correlate the halves at their
+        resolution: grown by 1.25 times the resolution, an edge of twice the resolution, up to the defaults, but
+        never below two and five voxels. The shape comes from 1.3 times the resolution, but no finer than 15 Angstrom,
+        where weak parts of a molecule still stand out of the noise.
+        """
+        extend = max(min(1.25 * resolution, cls.extend), 2.0 * pixel_size)
+        return cls(
+            max(1.3 * resolution, 15.0), extend=extend, edge=max(min(2.0 * resolution, cls.edge), 5.0 * pixel_size)
+        )
 
     def find(self, volume: Float[np.ndarray, "n n n"], pixel_size: float) -> Float[np.ndarray, "n n n"]:
         """The mask of a map: low-pass, threshold, largest connected component, grown, soft edge; float32 in 0 ... 1.

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from problems.cryoem.fsc_files import write_fsc_xml
+from problems.cryoem.halves import HALF_MAPS
 from problems.cryoem.mrc import write_volume
 from problems.cryoem.noise import NoiseModel
 from problems.cryoem.particle_set import Particles
@@ -15,7 +16,6 @@ from problems.cryoem.table import Table, make_table
 from problems.cryoem.uncertainty import Uncertainty
 
 FULL_MAP = "run_class001.mrc"
-HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 
 
 def write_outputs(folder: Path, particles: Particles, result: Reconstruction, spread: Uncertainty) -> dict[str, Path]:
