@@ -183,7 +183,10 @@ def simulate(options: SimulateOptions) -> int:
 
 
 _HERE = {"check": (CheckOptions, check), "fsc": (FscOptions, fsc), "simulate": (SimulateOptions, simulate)}
-_ELSEWHERE = {"reconstruct": "problems.cryoem.reconstruct_command"}
+_ELSEWHERE = {
+    "reconstruct": "problems.cryoem.reconstruct_command",
+    "postprocess": "problems.cryoem.postprocess_command",
+}
 
 
 def main(arguments: list[str]) -> int:
