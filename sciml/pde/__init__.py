@@ -12,10 +12,11 @@ from sciml.pde.conditions import (
 )
 from sciml.pde.derivatives import derivative, derivatives, divergence, gradient, laplacian
 from sciml.pde.domains import Box, Disk, Interval
+from sciml.pde.elasticity import Elastic, strain, traction
 from sciml.pde.exact import blend, box_lift, exact_dirichlet, exact_initial, exact_neumann
 from sciml.pde.networks import MLP, Creases, FourierFeatures, Kinks, PeriodicEmbedding
 from sciml.pde.quadrature import box_gauss, composite_gauss, disk_gauss, gauss_legendre
-from sciml.pde.regions import Boundary, Domain, SpaceTime
+from sciml.pde.regions import Boundary, Domain, SpaceTime, interleave
 from sciml.pde.sampling import residual_adaptive, unit_points
 from sciml.pde.weak import TestFunctions, bubbles, concatenate, dot, hats, sines, tensor_product
 from sciml.pde.weights import gradient_balance, weighted
@@ -27,6 +28,7 @@ __all__ = [
     "Creases",
     "Disk",
     "Domain",
+    "Elastic",
     "FourierFeatures",
     "HardDirichlet",
     "Interval",
@@ -55,6 +57,7 @@ __all__ = [
     "hats",
     "initial_velocity",
     "interface",
+    "interleave",
     "laplacian",
     "neumann",
     "normal_derivative",
@@ -62,7 +65,9 @@ __all__ = [
     "residual_adaptive",
     "robin",
     "sines",
+    "strain",
     "tensor_product",
+    "traction",
     "unit_points",
     "weighted",
 ]
