@@ -13,9 +13,10 @@ its third component a turn in the image plane. The scale is eliminated (its best
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 
 from problems.cryoem.fourier import HalfPlane
 
@@ -52,20 +53,21 @@ class Reference:
     """A map to compare with, as its transform near the origin.
 
     Attributes:
-        spectrum: padded half spectrum (`Projector.spectrum`), axes z y x, z and y in FFT order. One cropped in Fourier
-            space will do, too: a step of the grid is 1 / padding of a frequency of the images.
+        spectrum: padded half spectrum (P, P, P/2 + 1) from `Projector.spectrum`, axes z y x, z and y in FFT order. One
+            cropped in Fourier space will do, too: a step of the grid is 1 / padding of a frequency of the images.
+            numpy array; for `polish_torch` a tensor will do.
         plane: the Fourier points of the images, at which they are compared.
         padding: of the spectrum.
     """
 
-    spectrum: Complex[np.ndarray, "P P half"]
+    spectrum: Any
     plane: HalfPlane
     padding: int = 2
 
     def __post_init__(self) -> None:
         side = self.spectrum.shape[0]
-        if side % 2 or self.spectrum.shape != (side, side, side // 2 + 1):
-            raise ValueError(f"a half spectrum of even side is wanted, not one of shape {self.spectrum.shape}")
+        if side % 2 or tuple(self.spectrum.shape) != (side, side, side // 2 + 1):
+            raise ValueError(f"a half spectrum of even side is wanted, not one of shape {tuple(self.spectrum.shape)}")
         if self.padding * self.extent > side / 2:
             raise ValueError(f"a spectrum of side {side} at padding {self.padding} ends before |k| = {self.extent:.1f}")
 
@@ -111,13 +113,14 @@ class Observed:
 
     Attributes:
         values: Fourier values divided by the noise's deviation, origin at n // 2, offsets not undone
-            (`HalfPlane.gather` without offsets); complex64.
+            (`HalfPlane.gather` without offsets); complex (images, points), numpy array; for `polish_torch` a tensor
+            will do.
         ctf: `CTF.coefficients`.
         groups: optics group of each image, from 0.
         whitening: 1 / deviation of the noise at a Fourier point, in each shell from 0 (root of `NoiseModel.weights`).
     """
 
-    values: Complex[np.ndarray, "images points"]
+    values: Any
     ctf: Float[np.ndarray, "images 10"]
     groups: Int[np.ndarray, " images"]
     whitening: Float[np.ndarray, "groups shells"]
@@ -185,23 +188,62 @@ def polish(
     return _refine(reference, images, (np.arange(len(images)), rotations, offsets), options or PolishOptions())
 
 
+def polish_torch(
+    reference: Reference,
+    images: Observed,
+    rotations: Float[np.ndarray, "n 3 3"],
+    offsets: Float[np.ndarray, "n 2"],
+    options: PolishOptions | None = None,
+    device: str = "cuda",
+) -> Polished:
+    """`polish` by torch on any device, many images at once; the same to what single precision leaves.
+
+    Args:
+        reference: see `polish`; the spectrum may be a tensor.
+        images: see `polish`; the values may be a tensor, on any device.
+        rotations: where to start.
+        offsets: where to start, pixels.
+        options: as for `polish`.
+        device: name of the torch device to work on.
+
+    Raises:
+        ValueError: arguments that do not fit each other.
+    """
+    jobs = (np.arange(len(images)), rotations, offsets)
+    return _refine(reference, images, jobs, options or PolishOptions(), device)
+
+
 def best_of(
     reference: Reference,
     images: Observed,
     rotations: Float[np.ndarray, "n starts 3 3"],
     offsets: Float[np.ndarray, "n starts 2"],
     options: PolishOptions | None = None,
+    device: str | None = None,
 ) -> tuple[Polished, Int[np.ndarray, " n"]]:
     """Refine several starts of every image and keep the best, the one with the smallest misfit.
 
     Meant for few evaluations at a low radius (`Reference.within`, `Observed.within`), before `polish` at a higher one.
 
+    Args:
+        reference: see `polish`.
+        images: see `polish`.
+        rotations: starts.
+        offsets: starts, pixels.
+        options: by default `PolishOptions(evaluations=6)`.
+        device: None for the compiled loops, else that of `polish_torch`.
+
     Returns:
         The best of each image, and which of its starts that was.
+
+    Raises:
+        ValueError: arguments that do not fit each other.
     """
     n, starts = rotations.shape[:2]
     jobs = (np.repeat(np.arange(n), starts), rotations.reshape(-1, 3, 3), offsets.reshape(-1, 2))
-    found = _refine(reference, images, jobs, options or PolishOptions(evaluations=5))
+    if n != len(images):
+        raise ValueError(f"starts for {n} images, but {len(images)} images")
+    found = _refine(reference, images, jobs, options or PolishOptions(evaluations=6), device)
     best = found.misfit.reshape(n, starts).argmin(1)
     return found.take(np.arange(n) * starts + best), best
 
@@ -216,40 +258,23 @@ def _check(reference: Reference, images: Observed, starts: int, rotations: np.nd
 
 
 def _refine(
-    reference: Reference, images: Observed, jobs: tuple[np.ndarray, np.ndarray, np.ndarray], options: PolishOptions
+    reference: Reference,
+    images: Observed,
+    jobs: tuple[np.ndarray, np.ndarray, np.ndarray],
+    options: PolishOptions,
+    device: str | None = None,
 ) -> Polished:
-    """Refine starts (image, rotation, offset) with the compiled loops."""
-    from problems.cryoem import pose_kernels
-
+    """Refine starts (image, rotation, offset) with the compiled loops or, given a device, with torch."""
     which, rotations, offsets = jobs
     _check(reference, images, len(which), rotations, offsets)
     poses = np.ones((len(which), 4, 3))
     poses[:, :3], poses[:, 3, :2] = rotations, offsets
-    report, normals = np.empty((len(which), 3)), np.empty((len(which), 5, 6))
-    data = (
-        np.ascontiguousarray(images.values, np.complex64),
-        np.ascontiguousarray(images.ctf, np.float32),
-        np.ascontiguousarray(images.groups, np.int64),
-        np.ascontiguousarray(images.whitening, np.float32),
-    )
-    settings = np.array(
-        [
-            2.0 * math.pi / reference.plane.size,
-            reference.padding,
-            reference.reach,
-            options.scale,
-            *options.scale_range,
-            math.radians(options.tolerance_deg),
-            options.tolerance,
-            math.radians(options.step_deg),
-            options.step,
-            options.evaluations,
-            options.damping,
-            options.gain,
-        ]
-    )
-    grid, points, index = reference.grid, reference.points, reference.index
-    pose_kernels.refine(grid, points, index, data, which.astype(np.int64), poses, settings, report, normals)
+    if device is None:
+        report, normals = _compiled(reference, images, which, poses, options)
+    else:
+        from problems.cryoem import torch_polish
+
+        report, normals = torch_polish.refine(reference, images, which, poses, options, device)
     return Polished(
         rotations=_orthonormal(poses[:, :3]),
         offsets=poses[:, 3, :2].copy(),
@@ -259,6 +284,28 @@ def _refine(
         covariance=covariances(normals[:, :, :5]),
         iterations=report[:, 2].astype(np.int64),
     )
+
+
+def _compiled(
+    reference: Reference, images: Observed, which: np.ndarray, poses: np.ndarray, options: PolishOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Report and equations of `pose_kernels.refine`, which changes the poses."""
+    from problems.cryoem import pose_kernels
+
+    report, normals = np.empty((len(which), 3)), np.empty((len(which), 5, 6))
+    data = (
+        np.ascontiguousarray(images.values, np.complex64),
+        np.ascontiguousarray(images.ctf, np.float32),
+        np.ascontiguousarray(images.groups, np.int64),
+        np.ascontiguousarray(images.whitening, np.float32),
+    )
+    geometry = (2.0 * math.pi / reference.plane.size, reference.padding, reference.reach)
+    scale = (options.scale, *options.scale_range)
+    tolerances = (math.radians(options.tolerance_deg), options.tolerance, math.radians(options.step_deg), options.step)
+    settings = np.array([*geometry, *scale, *tolerances, options.evaluations, options.damping, options.gain])
+    grid, points, index = reference.grid, reference.points, reference.index
+    pose_kernels.refine(grid, points, index, data, which.astype(np.int64), poses, settings, report, normals)
+    return report, normals
 
 
 def _orthonormal(matrices: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, "n 3 3"]:
