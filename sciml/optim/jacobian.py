@@ -67,14 +67,11 @@ class ResidualJacobian:
     def chunk(self, batch: Any, start: int) -> tuple[Tensor, Tensor]:
         """r, shape (rows,), and J, shape (rows, n), of the chunk that starts at an item; rows as in `rows`."""
         chunk, share = self._cut(batch, start)
-        if self.shared is not False:
-            found = self._by_shared_pass(chunk)
-            if self.shared is None:
-                self.shared = found is not None and self._agrees(chunk, *found)
-            if self.shared and found is not None:
-                return share * found[0], share * found[1]
-        rows, jacobian = self._by_one_hot_passes(chunk)
-        return share * rows, share * jacobian
+        found = self._by_shared_pass(chunk) if self.shared is not False else None
+        if self.shared is None:
+            self.shared = found is not None and self._agrees(chunk, *found)
+        rows, jacobian = found if self.shared and found is not None else self._by_one_hot_passes(chunk)
+        return (rows, jacobian) if share == 1 else (rows.mul_(share), jacobian.mul_(share))
 
     def live(self, batch: Any) -> Tensor:
         """r of the whole batch with its graph to the parameters."""
@@ -105,29 +102,28 @@ class ResidualJacobian:
         with _OwnWeights(parameters, items) as own:
             named = self._named(chunk)
         leaves = own.leaves
-        rows, jacobians, passes = [], [], 0.0
+        rows = torch.cat([r.detach().reshape(-1) / math.sqrt(r.numel()) for r in named.values()])
+        # Written in place, once: J is what this moves through memory, and every copy of it costs as much as a pass.
+        jacobian = rows.new_empty(len(rows), self.flat.vector.numel())
+        done, passes = 0, 0.0
         for r in named.values():
             scale = 1 / math.sqrt(r.numel())
             per_item = r.shape[0] == items if r.dim() else False
             columns = r.reshape(items, -1).unbind(1) if per_item else r.reshape(1, -1).unbind(1)
-            blocks = []
-            for column in columns:
+            target = jacobian[done : done + r.numel()].view(-1, len(columns), jacobian.shape[1])
+            done += r.numel()
+            for k, column in enumerate(columns):
                 passes += 1 if per_item else 1 / items  # a residual of no item is worth one item
                 wrt = [*leaves, *parameters] if per_item else parameters
-                grads = torch.autograd.grad(column.sum(), wrt, retain_graph=True, allow_unused=True)
+                grads = torch.autograd.grad(column.sum() * scale, wrt, retain_graph=True, allow_unused=True)
+                _place(grads[: len(parameters)], parameters, target[:, k])
                 if per_item:
-                    block = _join(grads[: len(leaves)], parameters, items)
                     loose = [i for i, g in enumerate(grads[len(leaves) :]) if g is not None and bool(g.any())]
                     if sum(parameters[i].numel() for i in loose) > LOOSE_LIMIT:
                         return None
-                    passes += 2 * self._add_loose_columns(block, column, loose)
-                else:
-                    block = self.flat.flatten(grads)[None]
-                blocks.append(block)
-            rows.append(r.detach().reshape(-1) * scale)
-            jacobians.append(torch.stack(blocks, 1).reshape(r.numel(), -1) * scale)
+                    passes += 2 * self._add_loose_columns(target[:, k], column * scale, loose)
         self.cost = passes
-        return torch.cat(rows), torch.cat(jacobians)
+        return rows, jacobian
 
     def _add_loose_columns(self, block: Tensor, column: Tensor, loose: list[int]) -> int:
         """Columns of parameters shared by all items, by forward mode (the reverse of the reverse); their number."""
@@ -203,6 +199,15 @@ class _OwnWeights(TorchFunctionMode):
         if bias is not None:
             result = result + self.own.get(id(bias), bias).reshape(-1, 1, bias.shape[0])
         return result.reshape(*values.shape[:-1], weight.shape[0])
+
+
+def _place(grads: Sequence[Tensor | None], parameters: list[Tensor], block: Tensor) -> None:
+    """Write per-row gradients of all parameters beside each other into `block`, shape (rows, n); None counts as zero."""
+    start = 0
+    for grad, parameter in zip(grads, parameters, strict=True):
+        part = block[:, start : start + parameter.numel()]
+        part.zero_() if grad is None else part.copy_(grad.reshape(len(block), -1))
+        start += parameter.numel()
 
 
 def _join(grads: Sequence[Tensor | None], parameters: list[Tensor], rows: int) -> Tensor:

@@ -158,7 +158,8 @@ def linearize(jacobian: ResidualJacobian, batch: Any) -> Linearization:
     rows = len(jacobian.rows(batch)) if len(starts) > 1 else 0  # one chunk always fits
     if rows * n <= KEPT_NUMBERS:
         parts = [jacobian.chunk(batch, start) for start in starts]
-        return Dense(torch.cat([r for r, _ in parts]), torch.cat([j for _, j in parts]), jacobian.cost)
+        rows, matrix = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        return Dense(rows, matrix, jacobian.cost)
     if n > GRAM_LIMIT:
         return Products(jacobian, batch, None, 0.0)
     gram = jacobian.flat.vector.new_zeros(n, n)
