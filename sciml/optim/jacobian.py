@@ -202,7 +202,7 @@ class _OwnWeights(TorchFunctionMode):
 
 
 def _place(grads: Sequence[Tensor | None], parameters: list[Tensor], block: Tensor) -> None:
-    """Write per-row gradients of all parameters beside each other into `block`, shape (rows, n); None counts as zero."""
+    """Write per-row gradients of all parameters beside each other into a block (rows, n); None counts as zero."""
     start = 0
     for grad, parameter in zip(grads, parameters, strict=True):
         part = block[:, start : start + parameter.numel()]
