@@ -124,7 +124,7 @@ def _manifest(halves: Halves, result: Postprocessed, contour: Contour) -> dict[s
     return {
         "voxel_size_angstrom": halves.pixel_size,
         "box": halves.box,
-        "resolution_angstrom": result.curves.final_resolution,
+        "resolution_angstrom": result.final_resolution,
         "resolution_criterion": "FSC 0.143 of independent half maps",
         "resolution_fsc": "masked, corrected by phase randomisation" if result.chosen == "corrected" else "unmasked",
         "bfactor_angstrom2": result.filter.bfactor,

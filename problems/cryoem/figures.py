@@ -98,7 +98,7 @@ def draw_guinier(path: str | Path, guinier: Guinier, bfactor: float, resolution:
         line = guinier.fit.intercept + guinier.fit.slope * ends
         axes.plot(ends, line, color="black", linewidth=1.2, linestyle="--", label=label)
     last = float(guinier.inverse_square[-1])
-    axes.axvspan(1 / resolution**2, last, color="#eef1f4", label=f"beyond {resolution:.2f} Å: removed")
+    axes.axvspan(1 / resolution**2, last, color="#e3e9ef", label=f"beyond {resolution:.2f} Å: removed")
     axes.set_xlim(0.0, last)
     axes.set_xlabel("1 / d² (1/Å²)")
     axes.set_ylabel("ln of the mean amplitude")

@@ -31,8 +31,9 @@ class Options:
     """The second half map, where its name does not follow from that of the first."""
     mask: str = "auto"
     """auto (found in the map), sphere (radius 0.40 of the box), none, or a mask (MRC, 0 to 1)."""
-    bfactor: Literal["auto", "none"] | float = "auto"
-    """Angstrom^2, negative sharpens; auto: Guinier fit from 10 Angstrom on, none where the map is worse than that."""
+    bfactor: Literal["auto", "masked", "none"] | float = "auto"
+    """Angstrom^2, negative sharpens; auto: Guinier fit from 10 Angstrom on as in RELION, none where the map is worse
+    than that; masked: the same fitted inside the mask, where solvent noise does not weaken it."""
     lowpass: float | None = None
     """Angstrom of the final filter, if not the resolution."""
     mass: float | None = None
@@ -83,9 +84,10 @@ def run(options: Options) -> int:
     outputs = _write(run_folder.path, halves, result, options.mask)
     manifest = write_deposition(run_folder.path / "deposition", halves, result, contour)
     outputs["deposition"] = run_folder.path / "deposition"
-    _draw(run_folder, halves, result, contour)
+    _draw(run_folder, halves, result, contour, options.bfactor == "masked")
     summary = _summary(halves, result, contour, warnings)
-    summary |= {"deposition": manifest["files"], "seconds": time.monotonic() - began, "outputs": outputs}
+    bundle = [{key: entry[key] for key in ("file", "what", "bytes")} for entry in manifest["files"]]
+    summary |= {"deposition": bundle, "seconds": time.monotonic() - began, "outputs": outputs}
     return conclude(run_folder, summary, json=options.json)
 
 
@@ -102,7 +104,7 @@ def _settings(options: Options, halves: "Halves") -> "Settings":
 
 
 def _summary(halves: "Halves", result: "Postprocessed", contour: "Contour", warnings: list[str]) -> dict[str, Any]:
-    curves, fit = result.curves, result.guinier.fit
+    curves, fits = result.curves, (result.guinier.fit, result.guinier_masked.fit)
     return {
         "result": "CONVERGED",
         "box": halves.box,
@@ -111,12 +113,14 @@ def _summary(halves: "Halves", result: "Postprocessed", contour: "Contour", warn
         "resolution_05": result.resolution(0.5),
         "resolution_0143_unmasked": curves.resolution(curve="unmasked"),
         "resolution_0143_masked": curves.resolution(curve="masked"),
-        "final_resolution": curves.final_resolution,
+        "final_resolution": result.final_resolution,
         "fsc": result.chosen,
         "randomized_from": curves.box * curves.pixel_size / curves.randomized_from,
         "bfactor": result.filter.bfactor,
-        "bfactor_fitted": None if fit is None else fit.bfactor,
-        "bfactor_error": None if fit is None else 4.0 * fit.error,
+        "bfactor_fitted": fits[0] and fits[0].bfactor,
+        "bfactor_fitted_error": fits[0] and 4.0 * fits[0].error,
+        "bfactor_fitted_masked": fits[1] and fits[1].bfactor,
+        "bfactor_fitted_masked_error": fits[1] and 4.0 * fits[1].error,
         "sharpening": result.sharpening,
         "lowpass": result.filter.resolution,
         "mask_fraction": float(result.mask.mean()),
@@ -143,6 +147,7 @@ def _write(folder: Path, halves: "Halves", result: "Postprocessed", mask: str) -
     }
     written = {name: write_volume(folder / file, volume, pixel_size) for name, (file, volume) in maps.items()}
     general = {
+        "rlnFinalResolution": f"{result.final_resolution:.6f}",
         "rlnBfactorUsedForSharpening": f"{result.filter.bfactor:.6f}",
         "rlnUnfilteredMapHalf1": quote(str(halves.paths[0])),
         "rlnUnfilteredMapHalf2": quote(str(halves.paths[1])),
@@ -180,9 +185,9 @@ def _guinier_table(result: "Postprocessed") -> "Table":
     return make_table("guinier", columns)
 
 
-def _draw(run_folder: "Run", halves: "Halves", result: "Postprocessed", contour: "Contour") -> None:
+def _draw(run_folder: "Run", halves: "Halves", result: "Postprocessed", contour: "Contour", masked: bool) -> None:
     from problems.cryoem.figures import draw_fsc, draw_guinier, draw_slices
-    from problems.cryoem.surface import draw_surface
+    from sciml.files import write_atomic
 
     curves, pixel_size = result.curves, halves.pixel_size
     shown = {"corrected": curves.corrected, "unmasked": curves.unmasked, "masked": curves.masked}
@@ -192,11 +197,14 @@ def _draw(run_folder: "Run", halves: "Halves", result: "Postprocessed", contour:
         f"{curves.box * pixel_size / curves.randomized_from:.1f} Å on; what then correlates is the mask's doing."
     )
     draw_fsc(run_folder.figure("fsc", caption), shown, curves.box, pixel_size)
-    caption = f"Guinier plot: {result.sharpening}."
-    draw_guinier(run_folder.figure("guinier", caption), result.guinier, result.filter.bfactor, curves.final_resolution)
+    where = "inside the mask" if masked else "without mask, as RELION has it"
+    caption = f"Guinier plot of the mean of the half maps, {where}: {result.sharpening}."
+    plot = result.guinier_masked if masked else result.guinier
+    draw_guinier(run_folder.figure("guinier", caption), plot, result.filter.bfactor, result.final_resolution)
     caption = "Central slices of the final map; the outline is the mask at 0.5."
     draw_slices(run_folder.figure("slices", caption), result.map, pixel_size, result.mask)
     caption = "Central slices of the mean of the half maps, as they came."
     draw_slices(run_folder.figure("before", caption), 0.5 * (halves.first + halves.second), pixel_size)
     caption = f"The final map at {contour.level:.4g} ({contour.rms:.1f} rms), seen along z: the level {contour.reason}."
-    draw_surface(run_folder.figure("surface", caption), result.map * result.mask, contour.level)
+    picture = (run_folder.path / "deposition" / "image.png").read_bytes()
+    write_atomic(run_folder.figure("surface", caption), picture)

@@ -45,7 +45,9 @@ def depth_map(volume: Float[np.ndarray, "m m m"], level: float, size: int) -> Fl
     from scipy import ndimage
 
     count = len(volume)
-    cubic = lambda new: np.asarray(ndimage.zoom(np.eye(count, dtype=np.float32), (new / count, 1.0), order=3))
+    # Cubic interpolation is linear in its input: the interpolated unit matrix does it for every line at once.
+    one = np.eye(count, dtype=np.float32)
+    cubic = lambda new: np.asarray(ndimage.zoom(one, (new / count, 1.0), order=3, mode="nearest", grid_mode=True))
     across, along = cubic(size), cubic(_LAYERS)
     layers = np.tensordot(along, volume.astype(np.float32), axes=1)
     height = np.full((size, size), np.nan, np.float32)
