@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from problems.cryoem.alignment import Alignment, align
 from problems.cryoem.fsc import GOLD_STANDARD, HALF_BIT, FSCCurves, corrected_fsc, fsc, resolution
 from problems.cryoem.fsc_files import write_fsc_star, write_fsc_xml
 from problems.cryoem.masks import soft_sphere
@@ -23,12 +24,14 @@ class Comparison:
         box: voxels along the side.
         pixel_size: Angstrom.
         curves: all curves, when there is a mask.
+        alignment: how the second map was brought onto the first, where that was asked for.
     """
 
     curve: Float[np.ndarray, " shells"]
     box: int
     pixel_size: float
     curves: FSCCurves | None
+    alignment: Alignment | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -37,6 +40,8 @@ class Comparison:
         if self.curves is not None:
             result["unmasked"] = self._resolutions(self.curves.unmasked)
             result["corrected"] = self._resolutions(self.curves.corrected)
+        if self.alignment is not None:
+            result |= self.alignment.summary
         return {**result, "box": self.box, "pixel_size": self.pixel_size}
 
     def _resolutions(self, curve: np.ndarray) -> dict[str, Any]:
@@ -47,15 +52,19 @@ class Comparison:
         }
 
 
-def compare_maps(first: Path, second: Path, mask: str, pixel_size: float | None, seed: int) -> Comparison:
-    """Read two maps and correlate them.
+def compare_maps(
+    first: Path, second: Path, mask: str, pixel_size: float | None, seed: int, align_at: float | None = None
+) -> Comparison:
+    """Read two maps and correlate them, after bringing the second onto the first if that is wanted.
 
     Args:
         first: a map.
         second: another, of the same box and pixel size.
         mask: "none", "sphere", or the path of a mask map.
         pixel_size: Angstrom; None takes it from the headers.
-        seed: of the random phases.
+        seed: of the random phases, and of the search for the alignment.
+        align_at: Angstrom to which both maps are low-passed to find rotation, shift and hand; None leaves the second
+            map where it is.
 
     Raises:
         InputError: a faulty file, different boxes or pixel sizes, no pixel size anywhere.
@@ -67,11 +76,14 @@ def compare_maps(first: Path, second: Path, mask: str, pixel_size: float | None,
     pixel_size = _pixel_size(volumes, pixel_size)
     a, b = (volume.array for volume in volumes)
     box = len(a)
+    alignment = None if align_at is None else align(b, a, pixel_size, align_at, seed=seed)
+    if alignment is not None:
+        b = alignment.aligned
     if mask == "none":
-        return Comparison(fsc(a, b), box, pixel_size, None)
+        return Comparison(fsc(a, b), box, pixel_size, None, alignment)
     weights = soft_sphere(box) if mask == "sphere" else _read_mask(Path(mask), box)
     curves = corrected_fsc(a, b, weights, pixel_size, seed)
-    return Comparison(curves.masked, box, pixel_size, curves)
+    return Comparison(curves.masked, box, pixel_size, curves, alignment)
 
 
 def _pixel_size(volumes: list[Volume], given: float | None) -> float:
