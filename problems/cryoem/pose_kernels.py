@@ -32,7 +32,7 @@ UNKNOWNS = 5
 """Rotation vector (3, radian, axes of the view) and offset (2, pixels)."""
 
 
-@numba.njit(inline="always")
+@numba.njit(**_OPTIONS)
 @no_type_check
 def _lerp(c000, c001, c010, c011, c100, c101, c110, c111, fx, fy, fz):
     """Trilinear value of a cell (corners named z y x) and its derivatives along x, y, z."""
@@ -45,7 +45,7 @@ def _lerp(c000, c001, c010, c011, c100, c101, c110, c111, fx, fy, fz):
     return u0 + fz * dz, x0 + fz * (x1 - x0), y0 + fz * (y1 - y0), dz
 
 
-@numba.njit(inline="always")
+@numba.njit(**_OPTIONS)
 @no_type_check
 def _slice(grid, axes, points, index, image, ramps, scale, start, stop, work):
     """Fill `work` with P, Z, D and the residual, real and imaginary parts, of the points start ... stop - 1.
@@ -288,34 +288,49 @@ def _limit(step, settings):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
+def _copy(source, target):
+    """target[:] = source, which takes seconds to compile."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
 def _search(grid, points, index, image, pose, settings, work, normal):
     """Levenberg-Marquardt from `pose`, which is changed in place; returns first and last misfit, and evaluations."""
     total, lower, step = np.empty(MOMENTS), np.zeros((5, 5)), np.empty(5)
     trial, other = np.empty((4, 3)), np.empty((5, 6))
-    first, pose[3, 2] = evaluate(grid, points, index, image, pose, settings, work, total, normal)
-    misfit, damping, used = first, settings[11], 1
-    while used < settings[10]:
+    _copy(pose, trial)
+    first, misfit, damping, used, last = 0.0, 0.0, settings[11], 0, False
+    while True:
+        # The only call: what is compiled doubles with a second one.
+        found, trial[3, 2] = evaluate(grid, points, index, image, trial, settings, work, total, other)
+        used += 1
+        if used == 1:
+            first = found
+        if used == 1 or found < misfit:
+            misfit = found
+            _copy(trial, pose)
+            _copy(other, normal)
+            if used > 1:
+                damping *= 0.1
+        else:
+            damping = max(10.0 * damping, 1.0)  # at least half the step: below, the next would be much the same
+        if last or used >= settings[10]:
+            return first, misfit, used
         while not factor(normal, damping, lower):
-            damping = 10.0 * damping
-            if damping > 1e8:  # no information at all
+            damping *= 10.0
+            if not damping < 1e8:  # no information at all
                 return first, misfit, used
-        step[:] = normal[:, 5]
+        for j in range(5):
+            step[j] = normal[j, 5]
         substitute(lower, step)
         promise = 0.0  # by how much the log-likelihood would rise if the model were exact
         for j in range(5):
             promise += 0.5 * step[j] * normal[j, 5]
         last = _limit(step, settings) or promise < settings[12]
         turned(pose, step, trial)
-        found, trial[3, 2] = evaluate(grid, points, index, image, trial, settings, work, total, other)
-        used += 1
-        if found < misfit:
-            misfit, damping = found, 0.1 * damping
-            pose[:], normal[:] = trial, other
-        else:
-            damping = max(10.0 * damping, 1.0)  # at least half the step: below, the next would be much the same
-        if last:
-            break
-    return first, misfit, used
 
 
 @numba.njit(**_OPTIONS)
