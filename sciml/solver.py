@@ -275,6 +275,7 @@ class _Loop:
         tensors = {"parameters": self.setting.flat.vector}
         if self.stalled is not None:
             tensors["stalled"] = self.stalled
+        tensors |= {f"buffer.{name}": buffer for name, buffer in self.setting.model.named_buffers()}
         for owner, own in (("runner.", self.runner.tensors()), ("fixed.", self.setting.fixed.tensors())):
             tensors |= {owner + name: tensor for name, tensor in own.items()}
         self.snapshots.write(tensors, numbers)
@@ -295,6 +296,8 @@ class _Loop:
         tensors = {name: tensor.to(vector.device) for name, tensor in state.tensors.items()}
         vector.copy_(tensors["parameters"])
         self.stalled = tensors.get("stalled")
+        for name, buffer in self.setting.model.named_buffers():
+            buffer.copy_(tensors[f"buffer.{name}"])
         self.setting.fixed.restore(_of("fixed.", tensors), numbers["draws"])
         for name in _KEPT:
             setattr(self, name, numbers[name])
