@@ -151,6 +151,19 @@ def _moments(work, points, start, stop, total):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
+def _ramps(x, y, settings):
+    """Cosine and sine of the phase of an offset along kx = 0 ... reach, then along ky = -reach ... reach."""
+    turn, reach = settings[0], int(settings[2])
+    ramps = np.empty((4, 2 * reach + 1), np.float32)
+    for j in range(2 * reach + 1):
+        ramps[0, j], ramps[1, j] = math.cos(turn * x * j), math.sin(turn * x * j)
+        angle = turn * y * (j - reach)
+        ramps[2, j], ramps[3, j] = math.cos(angle), math.sin(angle)
+    return ramps
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
 def evaluate(grid, points, index, image, pose, settings, work, total, normal):
     """Misfit of one image at one pose, with the Gauss-Newton equations there.
 
@@ -167,12 +180,8 @@ def evaluate(grid, points, index, image, pose, settings, work, total, normal):
     Returns:
         The misfit at the best scale, and that scale.
     """
-    turn, padding, reach = settings[0], settings[1], int(settings[2])
-    ramps = np.empty((4, 2 * reach + 1), np.float32)  # columns: kx = 0 ... reach; rows: ky = -reach ... reach
-    for j in range(2 * reach + 1):
-        ramps[0, j], ramps[1, j] = math.cos(turn * pose[3, 0] * j), math.sin(turn * pose[3, 0] * j)
-        angle = turn * pose[3, 1] * (j - reach)
-        ramps[2, j], ramps[3, j] = math.cos(angle), math.sin(angle)
+    padding = settings[1]
+    ramps = _ramps(pose[3, 0], pose[3, 1], settings)
     axes = np.empty((3, 3), np.float32)
     for i in range(3):
         for j in range(3):

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from problems.cryoem import pose_kernels
+from problems.cryoem import pose_kernels, read_particles
+from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.ctf import CTF, evaluate
 from problems.cryoem.fourier import HalfPlane
+from problems.cryoem.mrc import read_volume
 from problems.cryoem.polish import Observed, PolishOptions, Reference, best_of, covariances, polish, polish_torch
 from problems.cryoem.projection import Projector
 from problems.cryoem.rotations import angular_distance, slice_axes
@@ -307,6 +310,28 @@ def test_torch_takes_tensors_and_starts() -> None:
 def test_the_compiled_path_does_not_import_torch() -> None:
     code = "import sys, problems.cryoem.polish, problems.cryoem.pose_kernels; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_images_made_by_relion(shared: Path) -> None:
+    """RELION's signs of rotation and offset; errors as large as the covariance says."""
+    particles = read_particles(shared / "data" / "p64" / "p64.star")
+    truth = read_volume(shared / "data" / "p64" / "truth64.mrc").array.astype(np.float32)
+    views, projector = views_of(particles), Projector(64, 2, 16.0)
+    noise, some = measure_noise(particles, views.groups, Settings()), np.arange(400)
+    images = noise.prepare(particles.images(some), views.groups[some])
+    whitening = np.sqrt(noise.weights)
+    values = projector.plane.gather(images) * whitening[0][projector.plane.shell]
+    observed = Observed(values.astype(np.complex64), views.ctf[some], views.groups[some], whitening)
+    reference = Reference(projector.spectrum(truth), projector.plane)
+    case = Case(reference, observed, particles.rotations[some], views.offsets[some].astype(float))
+    found = polish(reference, observed, *_perturbed(case, 7.0, 1.0))
+    angle, moved = _errors(case, found)
+    assert np.median(angle) < 1.2
+    assert np.median(moved) < 0.15
+    turn = Rotation.from_matrix(found.rotations @ case.rotations.transpose(0, 2, 1)).as_rotvec()
+    error = np.concatenate([turn, found.offsets - case.offsets], 1)
+    scores = error / np.sqrt(np.einsum("nii->ni", found.covariance))
+    assert np.all(np.abs(1.4826 * np.median(np.abs(scores), 0) - 1.0) < 0.15)
 
 
 @pytest.mark.gpu
