@@ -5,16 +5,18 @@
 The **signal-to-noise ratio** is the variance of the CTF-applied signal over the pixels of an image, averaged over
 orientations and defoci, over the variance of the noise, which is 1; the density is scaled to it, and `truth.mrc` is
 that scaled density. Particle i depends on (seed, i) alone, so a larger set begins with the smaller one, bit for bit.
+Coloured noise, optics groups of different noise, junk and preferred views are `Flaws`; by default there are none.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from problems.cryoem import ctf, rotations
+from problems.cryoem.flaws import Flaws
 from problems.cryoem.mrc import write_stack, write_volume
 from problems.cryoem.projection import Projector
 from problems.cryoem.star import write_star
@@ -23,7 +25,7 @@ from sciml.errors import InputError
 
 BATCH = 32  # always computed in full: the last digit of a batched FFT may depend on the length of the batch
 _PROBES = 64
-_POSE, _NOISE, _PROBE = 0, 1, 2  # streams of random numbers
+_POSE, _NOISE, _PROBE, _CHOICE, _PROBE_CHOICE = range(5)  # streams of random numbers
 _PARTICLES_A_MICROGRAPH = 50
 
 
@@ -43,6 +45,7 @@ class Simulation:
         voltage_kv: of the microscope.
         cs_mm: spherical aberration.
         amplitude_contrast: fraction.
+        flaws: coloured noise, optics groups, junk, preferred views.
     """
 
     number: int
@@ -56,6 +59,7 @@ class Simulation:
     voltage_kv: float = 300.0
     cs_mm: float = 2.7
     amplitude_contrast: float = 0.1
+    flaws: Flaws = field(default_factory=Flaws)
 
     def __post_init__(self) -> None:
         limits = {
@@ -82,15 +86,29 @@ class Simulation:
         rows = np.stack([self._draw(stream, index).random(8) for index in indices])
         half = 0.5 * self.astigmatism * (2 * rows[:, 6] - 1)
         mean = self.defocus[0] + (self.defocus[1] - self.defocus[0]) * rows[:, 5]
-        tilt = np.degrees(np.arccos(1 - 2 * rows[:, 1]))
-        origins = self.shift * (2 * rows[:, 3:5] - 1)
+        choices = self._choices(indices, _CHOICE if stream == _POSE else _PROBE_CHOICE)
+        tilt = np.degrees(np.arccos(self.flaws.cosine_of_tilt(rows[:, 1], choices[:, 0])))
+        origins = self.flaws.offsets(rows[:, 3:5], self.shift, 0.25 * self.box * self.pixel_size)
         columns = [360 * rows[:, 0] - 180, tilt, 360 * rows[:, 2] - 180, *origins.T, mean + half, mean - half]
         return np.round(np.stack([*columns, 180 * rows[:, 7]], axis=1), 6)  # as the STAR file will have them
 
+    def _choices(self, indices: range, stream: int = _CHOICE) -> Float[np.ndarray, "batch 2"]:
+        """Uniform numbers that decide whether a view is a preferred one, and whether an image is junk."""
+        return np.stack([self._draw(stream, index).random(2) for index in indices])
+
+    def junk(self, indices: range) -> Bool[np.ndarray, " batch"]:
+        """Which images do not show the molecule."""
+        return self._choices(indices)[:, 1] < self.flaws.junk
+
+    def groups(self, indices: range) -> Int[np.ndarray, " batch"]:
+        """Optics group of each particle, 0, 1, ...: micrographs take turns."""
+        return np.array(indices) // _PARTICLES_A_MICROGRAPH % self.flaws.groups
+
     def noise(self, indices: range) -> Float[np.ndarray, "batch n n"]:
-        """White noise of standard deviation 1."""
+        """Noise of standard deviation 1, or of the particles' optics groups."""
         shape = (self.box, self.box)
-        return np.stack([self._draw(_NOISE, index).standard_normal(shape, dtype=np.float32) for index in indices])
+        white = np.stack([self._draw(_NOISE, index).standard_normal(shape, dtype=np.float32) for index in indices])
+        return self.flaws.color(white, self.groups(indices))
 
 
 class Camera:
@@ -139,20 +157,28 @@ def scale_to_snr(simulation: Simulation, density: Float[np.ndarray, "n n n"]) ->
     return density * np.float32(np.sqrt(simulation.snr / variance))
 
 
-def images(simulation: Simulation, truth: Float[np.ndarray, "n n n"]) -> Iterator[Float[np.ndarray, "batch n n"]]:
-    """All images with noise, batch by batch; the last batch may be shorter."""
+def images(
+    simulation: Simulation, truth: Float[np.ndarray, "n n n"], intruder: Float[np.ndarray, "n n n"] | None = None
+) -> Iterator[Float[np.ndarray, "batch n n"]]:
+    """All images with noise, batch by batch; the last batch may be shorter. Junk shows the intruder, or nothing."""
     camera = Camera(simulation, truth)
+    other = None if intruder is None else Camera(simulation, intruder)
     for start in range(0, simulation.number, BATCH):
         batch = range(start, start + BATCH)
         stop = min(BATCH, simulation.number - start)
-        yield (camera.expose(simulation.poses(batch)) + simulation.noise(batch))[:stop]
+        poses, junk = simulation.poses(batch), simulation.junk(batch)
+        seen = camera.expose(poses)
+        if junk.any():
+            seen[junk] = 0.0 if other is None else other.expose(poses)[junk]
+        yield (seen + simulation.noise(batch))[:stop]
 
 
 def star_tables(simulation: Simulation, stack: str) -> tuple[Table, Table]:
-    """The optics and particle tables, RELION 3.1, of images in `stack`; odd and even images form the half sets."""
+    """The optics and particle tables, RELION 3.1, of images in `stack`; odd and even images form the half sets.
+
+    Where there is junk, rlnClassNumber is 1 for images of the molecule and 2 for junk.
+    """
     optics = {
-        "rlnOpticsGroup": "1",
-        "rlnOpticsGroupName": "opticsGroup1",
         "rlnVoltage": f"{simulation.voltage_kv:.6f}",
         "rlnSphericalAberration": f"{simulation.cs_mm:.6f}",
         "rlnAmplitudeContrast": f"{simulation.amplitude_contrast:.6f}",
@@ -166,16 +192,25 @@ def star_tables(simulation: Simulation, stack: str) -> tuple[Table, Table]:
     poses = simulation.poses(count)
     particles = {
         "rlnImageName": [f"{index + 1:06d}@{stack}" for index in count],
-        "rlnOpticsGroup": ["1"] * simulation.number,
+        "rlnOpticsGroup": [str(group + 1) for group in simulation.groups(count)],
         "rlnMicrographName": [f"mic{index // _PARTICLES_A_MICROGRAPH + 1:04d}.mrc" for index in count],
         **{label: [f"{value:.6f}" for value in column] for label, column in zip(labels, poses.T, strict=True)},
         "rlnRandomSubset": [str(1 + index % 2) for index in count],
     }
-    return make_table("optics", {label: [value] for label, value in optics.items()}), make_table("particles", particles)
+    if simulation.flaws.junk:
+        particles["rlnClassNumber"] = [str(1 + int(junk)) for junk in simulation.junk(count)]
+    names = [str(group + 1) for group in range(simulation.flaws.groups)]
+    rows = {"rlnOpticsGroup": names, "rlnOpticsGroupName": [f"opticsGroup{name}" for name in names]}
+    rows |= {label: [value] * len(names) for label, value in optics.items()}
+    return make_table("optics", rows), make_table("particles", particles)
 
 
 def write_particles(
-    simulation: Simulation, truth: Float[np.ndarray, "n n n"], folder: Path, half_precision: bool = False
+    simulation: Simulation,
+    truth: Float[np.ndarray, "n n n"],
+    folder: Path,
+    half_precision: bool = False,
+    intruder: Float[np.ndarray, "n n n"] | None = None,
 ) -> dict[str, Path]:
     """Write particles.star, particles.mrcs and truth.mrc into a folder.
 
@@ -184,6 +219,7 @@ def write_particles(
         truth: the density, already scaled (`scale_to_snr`).
         folder: it must exist.
         half_precision: store float16, which halves the stack (RELION reads it from version 4 on).
+        intruder: the other molecule that junk images show, scaled like the truth; None leaves them noise.
 
     Raises:
         OSError: a file cannot be written.
@@ -192,6 +228,8 @@ def write_particles(
     mode = 12 if half_precision else 2
     return {
         "truth": write_volume(folder / "truth.mrc", truth, simulation.pixel_size),
-        "stack": write_stack(folder / "particles.mrcs", images(simulation, truth), shape, simulation.pixel_size, mode),
+        "stack": write_stack(
+            folder / "particles.mrcs", images(simulation, truth, intruder), shape, simulation.pixel_size, mode
+        ),
         "star": write_star(folder / "particles.star", star_tables(simulation, "particles.mrcs")),
     }
