@@ -1,10 +1,11 @@
 """When a stochastic phase hands over to the finisher, how large its batch must be, and why.
 
 `AutoSwitch` is the default. Cost is counted in gradients over the fixed set (line-search calls included); a
-stochastic step costs batch / set. The decision is Adam's own rate of progress per unit of that cost; the gradient's
-signal-to-noise ratio decides how large the batch must be. The fixed set is handed over as it is: the finisher enlarges
-or renews it once it has proved exhausted (`sciml.deterministic`). `SnrSwitch` is the literal rule (SNR below a
-threshold, on a plateau); `FixedSwitch` a step number. Every rule answers with a sentence and the numbers behind it.
+stochastic step costs batch / set. The decision is Adam's own rate of progress per unit of that cost, within a limit;
+the gradient's signal-to-noise ratio decides how large the batch must be. The fixed set is handed over as it is: the
+finisher enlarges or renews it once it has proved exhausted (`sciml.deterministic`). `SnrSwitch` is the literal rule
+(SNR below a threshold, on a plateau); `FixedSwitch` a step number. Every rule answers with a sentence and the numbers
+behind it.
 """
 
 import math
@@ -49,20 +50,24 @@ class SwitchRule(ABC):
 
 
 class AutoSwitch(SwitchRule):
-    """Switch when the loss falls by less than `rate` (in its logarithm) per fixed-set gradient, or by less than
-    `fraction` of the fastest fall seen.
+    """Switch once the loss surely falls by less than `rate` (in its logarithm) per fixed-set gradient, and at the
+    latest when `at_most` such gradients are spent.
 
     The rate is a least-squares slope over the last quarter of the cost spent, looked at when the cost passes first *
-    2^(j/2), and its standard error is taken off. The second condition is for networks, on which a finisher is many
-    times as fast as Adam once Adam's first rush is over. A loss that is not positive (an energy) is measured by its
+    2^(j/2); surely means that its standard error is added. A loss that is not positive (an energy) is measured by its
     decrease relative to the whole decrease so far.
+
+    The limit is a ski-rental argument. Nobody knows beforehand whether Adam will go on to be worth its cost; a finisher
+    costs a hundred to several hundred gradients of the fixed set wherever it starts, so Adam for about a tenth of that
+    is a small part of the total if it was in vain, whereas Adam without limit is not. Where Adam is the better method
+    (ill-conditioned sums with noise), the first 20 to 30 gradients bring most of what it can bring. And since
+    waiting is cheap up to the limit, only a rate that is surely low ends the phase before.
     """
 
     def __init__(
-        self, rate: float = 0.02, fraction: float = 0.25, first: float = 4.0, growth: float = math.sqrt(2.0)
+        self, rate: float = 0.02, at_most: float = 24.0, first: float = 4.0, growth: float = math.sqrt(2.0)
     ) -> None:
-        self.rate, self.fraction, self.first, self.growth = rate, fraction, first, growth
-        self.fastest = 0.0
+        self.rate, self.at_most, self.first, self.growth = rate, at_most, first, growth
         self.spent, self.target = 0.0, first
         self.costs: list[float] = []
         self.losses: list[float] = []
@@ -77,27 +82,30 @@ class AutoSwitch(SwitchRule):
         self.highest, self.lowest = max(self.highest, loss), min(self.lowest, loss)
 
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
-        """Look at the rate if the cost has passed the next checkpoint."""
-        self.looked = self.spent >= self.target
+        """Look at the rate if the cost has passed the next checkpoint or the limit."""
+        full = self.spent >= self.at_most * (1 - 1e-9)  # a sum of many small costs
+        self.looked = full or self.spent >= self.target
         if not self.looked:
             return None
         while self.target <= self.spent:
             self.target *= self.growth
         start = min(next(i for i, c in enumerate(self.costs) if c >= 0.75 * self.spent), max(0, len(self.costs) - 40))
         self.costs, self.losses = self.costs[start:], self.losses[start:]
-        if len(self.losses) < 40:
+        known = len(self.losses) >= 40
+        slope, error = self._rate() if known else (math.inf, 0.0)
+        numbers = {"rate": slope if known else None, "rate_error": error if known else None}
+        numbers |= {"threshold": self.rate, "limit": self.at_most, "spent": self.spent}
+        if known and slope + error <= self.rate:
+            return Decision(
+                f"progress fell to {slope:.3g} +- {error:.1g} per gradient of the fixed set (limit {self.rate:.2g}) "
+                f"after {self.spent:.3g} of them",
+                numbers,
+            )
+        if not full:
             return None
-        slope, error = self._rate()
-        sure = slope - error
-        if math.isfinite(sure):
-            self.fastest = max(self.fastest, sure)
-        limit = max(self.rate, self.fraction * self.fastest)
-        if sure > limit:
-            return None
-        numbers = {"rate": slope, "rate_error": error, "threshold": limit, "fastest": self.fastest, "spent": self.spent}
         return Decision(
-            f"progress fell to {slope:.3g} +- {error:.1g} per gradient of the fixed set (limit {limit:.2g}) "
-            f"after {self.spent:.3g} of them",
+            f"{self.spent:.3g} gradients of the fixed set are spent, about a tenth of what a finisher costs"
+            + (f"; progress was still {slope:.3g} +- {error:.1g} per gradient" if known else ""),
             numbers,
         )
 
