@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from problems.cryoem import fourier
 from sciml.errors import InputError
@@ -108,7 +108,18 @@ class AutomaticMask:
         )
 
     def find(self, volume: Float[np.ndarray, "n n n"], pixel_size: float) -> Float[np.ndarray, "n n n"]:
-        """The mask of a map: low-pass, threshold, largest connected component, grown, soft edge; float32 in 0 ... 1.
+        """The mask of a map: its `region`, grown, with a soft edge; float32 in 0 ... 1.
+
+        Raises:
+            InputError: nothing rises above the threshold.
+        """
+        from scipy import ndimage
+
+        voxels: Any = ndimage.distance_transform_edt(~self.region(volume, pixel_size))
+        return cosine_edge((voxels * pixel_size - self.extend).astype(np.float32), self.edge)
+
+    def region(self, volume: Float[np.ndarray, "n n n"], pixel_size: float) -> Bool[np.ndarray, "n n n"]:
+        """Where the molecule is: low-pass, threshold, largest connected component.
 
         The solvent is what lies outside the sphere that touches the box; its mean and deviation, by median and median
         absolute deviation, set the threshold. Where it is flat (a map that was masked before), the threshold is 5 % of
@@ -130,6 +141,4 @@ class AutomaticMask:
         if not count:
             raise InputError(f"No part of the map rises {self.deviations:g} deviations above its solvent; give a mask.")
         sizes = np.bincount(labels.ravel())
-        region = labels == 1 + int(np.argmax(sizes[1:]))
-        voxels: Any = ndimage.distance_transform_edt(~region)
-        return cosine_edge((voxels * pixel_size - self.extend).astype(np.float32), self.edge)
+        return labels == 1 + int(np.argmax(sizes[1:]))

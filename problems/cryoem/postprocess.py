@@ -102,9 +102,10 @@ def postprocess(
             low-pass filter beyond Nyquist, a B-factor that is not a number.
     """
     settings = settings or Settings()
-    _check(settings, pixel_size)
+    _check(first, second, settings, pixel_size)
     average = 0.5 * (first + second)
-    mask = _mask(settings.mask, (first, second, average), pixel_size)
+    finder = _finder(first, second, pixel_size)
+    mask = _mask(settings.mask, average, finder, pixel_size)
     curves = corrected_fsc(first, second, mask, pixel_size, settings.seed)
     shell = {name: last_shell_before(getattr(curves, name), GOLD_STANDARD) for name in ("corrected", "unmasked")}
     masking = bool(mask.min() < 1.0)
@@ -126,7 +127,7 @@ def postprocess(
         guinier_masked=guinier_masked,
         filter=filters,
         sharpening=sharpening,
-        warnings=tuple(_warnings(curves, chosen, mask)),
+        warnings=(*_warnings(curves, chosen, mask), *_left_out(mask, average, finder, pixel_size)),
     )
 
 
@@ -135,7 +136,12 @@ def _reached(curves: FSCCurves, curve: str) -> float:
     return curves.box * curves.pixel_size / max(1, shell)
 
 
-def _check(settings: Settings, pixel_size: float) -> None:
+def _check(first: np.ndarray, second: np.ndarray, settings: Settings, pixel_size: float) -> None:
+    mask = () if isinstance(settings.mask, str) else (settings.mask,)
+    shapes = [array.shape for array in (first, second, *mask)]
+    if len({size for shape in shapes for size in shape}) != 1:
+        listed = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
+        raise InputError(f"The half maps and the mask must be cubes of one size, not {listed}.")
     if settings.lowpass is not None and not 2.0 * pixel_size <= settings.lowpass < 1e4:
         raise InputError(
             f"A low-pass filter at {settings.lowpass:g} Angstrom: give {2 * pixel_size:g} (Nyquist) or more."
@@ -144,21 +150,35 @@ def _check(settings: Settings, pixel_size: float) -> None:
         raise InputError(f"A B-factor of {settings.bfactor:g} Angstrom^2: give -2000 to 2000; negative sharpens.")
 
 
+def _finder(first: Float[np.ndarray, "n n n"], second: Float[np.ndarray, "n n n"], pixel_size: float) -> AutomaticMask:
+    # Noise in the corners of the box would hide how fine the map is.
+    sphere = soft_sphere(len(first))
+    known = resolution(fsc(first * sphere, second * sphere), len(first), pixel_size, HALF_BIT)
+    return AutomaticMask.for_resolution(known, pixel_size)
+
+
 def _mask(
-    wanted: str | np.ndarray, maps: tuple[np.ndarray, np.ndarray, np.ndarray], pixel_size: float
+    wanted: str | np.ndarray, average: Float[np.ndarray, "n n n"], finder: AutomaticMask, pixel_size: float
 ) -> Float[np.ndarray, "n n n"]:
-    first, second, average = maps
-    box = len(average)
     if not isinstance(wanted, str):
         return np.asarray(wanted, dtype=np.float32)
     if wanted == "none":
         return np.ones(average.shape, np.float32)
-    sphere = soft_sphere(box)
-    if wanted == "sphere":
-        return sphere
-    # Noise in the corners of the box would hide how fine the map is.
-    known = resolution(fsc(first * sphere, second * sphere), box, pixel_size, HALF_BIT)
-    return AutomaticMask.for_resolution(known, pixel_size).find(average, pixel_size)
+    return soft_sphere(len(average)) if wanted == "sphere" else finder.find(average, pixel_size)
+
+
+def _left_out(
+    mask: Float[np.ndarray, "n n n"], average: Float[np.ndarray, "n n n"], finder: AutomaticMask, pixel_size: float
+) -> list[str]:
+    """A warning if the mask cuts the molecule: a resolution of the best part is not that of the map."""
+    try:
+        region = finder.region(average, pixel_size)
+    except InputError:  # too noisy to tell
+        return []
+    share = float((mask[region] < 0.5).mean())
+    if share <= 0.05:
+        return []
+    return [f"The mask leaves out {share:.0%} of what rises above the solvent; the FSC says nothing about that"]
 
 
 def _bfactor(wanted: str | float, guinier: Guinier, reached: float) -> tuple[float, str]:

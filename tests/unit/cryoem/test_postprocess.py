@@ -112,6 +112,7 @@ def test_tight_masks_are_named(truth: np.ndarray) -> None:
     tight = postprocess(*halves, PIXEL, Settings(mask=soft_sphere(BOX, 5.0, 0.0)))
     assert any("too tight" in text for text in tight.warnings)
     assert any("hard edge" in text for text in tight.warnings)
+    assert any("leaves out" in text for text in tight.warnings)
     soft = postprocess(*halves, PIXEL, Settings(mask="sphere"))
     assert soft.warnings == ()
 
