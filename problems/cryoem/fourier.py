@@ -143,6 +143,24 @@ def _move_axis_part(array: Any, axis: int, size: int) -> Any:
     return out
 
 
+def resample(volume: Float[np.ndarray, "m m m"], size: int, radius: float | None = None) -> Float[np.ndarray, "n n n"]:
+    """The same field on another grid over the same box, its transform unchanged up to a radius (Fourier pixels).
+
+    Args:
+        volume: origin at m // 2. size: voxels along the side, n. radius: frequencies from it on are cut off; at most half
+            of the smaller side, which is the default.
+    """
+    limit = min(len(volume), size) / 2
+    spectrum = transform(volume, 3)
+    spectrum = spectrum * (squared_radii(len(volume), 3) < min(limit, radius or limit) ** 2)
+    columns = size // 2 + 1
+    kept = np.zeros((*spectrum.shape[:2], columns), spectrum.dtype)
+    kept[..., : min(columns, spectrum.shape[2])] = spectrum[..., :columns]
+    for axis in (0, 1):
+        kept = _move_axis_part(kept, axis, size)
+    return np.asarray(inverse_transform(kept, size, 3))
+
+
 def transform_padded(volume: Any, size: int) -> Any:
     """`transform(pad(volume, size, 3), 3)` in about half the time: lines that are all zero are not transformed."""
     module = _backend(volume)

@@ -114,18 +114,10 @@ class FourierSums:
         torch_kernels.insert(self.grid, values, axes, table, weights, (send(plane.kx), send(plane.ky)))
 
     def finish(self) -> None:
-        """Bring the grid to the CPU and complete its first and last plane; call once, after the last `add`.
-
-        A point next to the plane x = 0, or to the Nyquist plane, has a Friedel mate beyond it, whose corners on that
-        plane were not added.
-        """
+        """Bring the grid to the CPU and `complete` it; call once, after the last `add`."""
         if not isinstance(self.grid, np.ndarray):
             self.grid = self.grid.cpu().numpy()
-        for column in (0, -1):
-            plane = self.grid[:, :, column, :]
-            values = fourier.hermitian_part(plane[..., 0] + 1j * plane[..., 1], 2) * 2.0
-            plane[..., 2] = 2.0 * fourier.hermitian_part(plane[..., 2], 2)
-            plane[..., 0], plane[..., 1] = values.real, values.imag
+        complete(self.grid)
 
     def solve(self, precision: Float[np.ndarray, " shells"], *others: "FourierSums") -> Float[np.ndarray, "n n n"]:
         """The map from these sums (and others on the same grid): (sum of values) / (sum of weights + prior precision).
@@ -149,3 +141,16 @@ class FourierSums:
 
         total, number = kernels.shell_sums(self.grid, float(self.padding), self.size // 2 + 1)
         return total / np.maximum(number, 1)
+
+
+def complete(grid: Float[np.ndarray, "P P half 3"]) -> None:
+    """Complete the first and the last plane of summed slices, in place.
+
+    A point next to the plane x = 0, or to the Nyquist plane, has a Friedel mate beyond it, whose corners on that plane
+    were not added.
+    """
+    for column in (0, -1):
+        plane = grid[:, :, column, :]
+        values = fourier.hermitian_part(plane[..., 0] + 1j * plane[..., 1], 2) * 2.0
+        plane[..., 2] = 2.0 * fourier.hermitian_part(plane[..., 2], 2)
+        plane[..., 0], plane[..., 1] = values.real, values.imag

@@ -1,0 +1,192 @@
+"""Ab initio: from a particle set to a start map and poses, with nothing but the images.
+
+Several starts, which differ in the images and grids that they see, are raced at low resolution and pruned by the
+likelihood of images that none of them has seen. The winner goes on on batches, whose gradient noise the core watches,
+to the resolution that the map can predict; then preconditioned L-BFGS takes the images together.
+
+Projections do not tell a structure from its mirror image: either hand comes out, by chance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+import sciml
+from problems.cryoem import fourier, orientations
+from problems.cryoem.accumulation import Settings, measure_noise, views_of
+from problems.cryoem.image_spectra import ImageSpectra, image_spectra
+from problems.cryoem.marginal import FRONTIER, PREDICTED, Drawn, Marginal, MarginalDensity, Plan
+from problems.cryoem.particle_set import Particles
+from sciml.errors import InputError
+from sciml.noise import NoiseEstimate
+from sciml.switching import AutoSwitch, Decision
+
+STEP = sciml.SGD(lr=0.5)
+"""Half of the preconditioned gradient: expectation maximisation that remembers the last few batches."""
+FINISH = sciml.LBFGS(history=5, steps=3, tolerance=1e-3)
+"""A few passes over all images; each costs as much as ten batches, and the likelihood hardly rises after them."""
+ROUNDS = ((14, 8.0), (12, 10.0))
+"""Of the race: steps, and the radius (particle fills the box) at which the starts are then ranked."""
+HELD_OUT = 200
+MOST = 10_000
+"""Images that take part; a start map needs no more. The others are given poses at the end."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    Attributes:
+        seed: of the starts, batches and grids.
+        starts: raced against each other.
+        classes: maps that the images are shared out among.
+        symmetry: point group imposed from the beginning.
+        diameter: of the particle, Angstrom; None: it may fill the box.
+        settings: how images are read.
+    """
+
+    seed: int = 0
+    starts: int = 4
+    classes: int = 1
+    symmetry: str = "C1"
+    diameter: float | None = None
+    settings: Settings = Settings()
+
+
+@dataclass(frozen=True)
+class StartMap:
+    """What `abinitio` found.
+
+    Attributes:
+        maps: (classes, n, n, n) at the box of the images, best class first.
+        rotations, offsets: most likely pose of every image; offsets (x, y) in Angstrom.
+        classes: (n,) most likely class of every image, from 0.
+        log_likelihood: (n,) log of the mean likelihood of every image over all poses, relative to an empty map.
+        resolution: Angstrom, of the finest scored shell.
+        race: a record for every round and start: steps, log_likelihood, kept.
+        solution: of the winner.
+    """
+
+    maps: Float[np.ndarray, "classes n n n"]
+    rotations: Float[np.ndarray, "n 3 3"]
+    offsets: Float[np.ndarray, "n 2"]
+    classes: Int[np.ndarray, " n"]
+    log_likelihood: Float[np.ndarray, " n"]
+    resolution: float
+    race: list[dict[str, Any]]
+    solution: sciml.Solution
+
+
+class ResolutionSwitch(AutoSwitch):
+    """Hand over to all images when the map predicts no further shell: the scored radius is at its limit, or has rested
+    for `rest` steps while the share of signal beyond it is below `PREDICTED`."""
+
+    def __init__(self, problem: Marginal, model: MarginalDensity, rest: int = 10) -> None:
+        super().__init__()
+        self._problem, self._model = problem, model
+        self.rest, self.radius, self.since = rest, 0.0, 0
+
+    def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
+        """Look at the radius."""
+        self.looked = step > 0
+        radius, rho = float(self._model.radius), self._problem.predicted(self._model)
+        if radius > self.radius:
+            self.radius, self.since = radius, step
+        rested = step - self.since
+        if rested < self.rest or (radius < self._problem.plan.stop and (rho is None or rho >= PREDICTED)):
+            return None
+        snr = "unknown" if noise is None or noise.snr is None else f"{noise.snr:.2g}"
+        reason = (
+            f"the scored radius has stayed at {radius:g} Fourier pixels for {rested} steps "
+            f"(limit {self._problem.plan.stop:g}; signal beyond it {rho if rho is None else round(rho, 2)}, wanted {PREDICTED}); "
+            f"the SNR of the gradient is {snr}"
+        )
+        return Decision(reason, {"radius": radius, "predicted": rho, "rested": rested})
+
+    def state(self) -> dict[str, Any]:
+        """Everything but problem and model."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+
+def abinitio(
+    particles: Particles,
+    options: Options | None = None,
+    run: sciml.Run | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> StartMap:
+    """Find a start map and poses.
+
+    Args:
+        particles: their poses, if they have any, are not looked at.
+        options: how.
+        run: where the solve of the winner (stage "abinitio") keeps its metrics and checkpoints.
+        watch: called with the number of images read.
+
+    Raises:
+        InputError: fewer than 50 images, an unusable image, or an unknown symmetry.
+    """
+    options = options or Options()
+    if len(particles) < 50:
+        raise InputError(f"{particles.path}: {len(particles)} particles; ab initio needs at least 50.")
+    settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
+    extent = particles.box * particles.pixel_size
+    plan = Plan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
+    noise = measure_noise(particles, views_of(particles, settings.use_ctf).groups, settings)
+    images = image_spectra(particles, noise, plan.stop + FRONTIER, settings, watch)
+    draw = np.random.default_rng(options.seed)
+    chosen = np.sort(draw.permutation(len(images))[:MOST])
+    problem = Marginal(images.take(chosen), plan, options.symmetry)
+    model, race = _race(problem, options, draw)
+    stage = None if run is None else run.stage("abinitio")
+    switch = ResolutionSwitch(problem, model)
+    solution = sciml.solve(problem, model, [replace(STEP, steps=200), FINISH], switch=switch, seed=options.seed, run=stage)
+    return _conclude(Marginal(images, plan, options.symmetry), model, particles, race, solution)
+
+
+def _race(problem: Marginal, options: Options, draw: np.random.Generator) -> tuple[MarginalDensity, list[dict[str, Any]]]:
+    """The most promising of several starts, and how they fared."""
+    order = draw.permutation(problem.size)
+    unseen = np.sort(order[: min(HELD_OUT, problem.size // 5)])
+    training = Marginal(problem.images.take(np.sort(order[len(unseen) :])), problem.plan, options.symmetry)
+    turn = orientations.random_turns(1, draw)[0]
+    models = [MarginalDensity(problem.plan, problem.blob(options.classes, draw)) for _ in range(max(1, options.starts))]
+    race: list[dict[str, Any]] = []
+    alive = list(range(len(models)))
+    for number, (steps, radius) in enumerate(ROUNDS if len(models) > 1 else ()):
+        scores = {}
+        for start in alive:
+            seed = options.seed * 1000 + 10 * start + number
+            sciml.solve(training, models[start], [replace(STEP, steps=steps)], seed=seed)
+            ranked_at = min(radius * problem.plan.start / 6.0, problem.plan.stop)
+            scores[start] = problem.log_likelihood(models[start], unseen, turn, ranked_at)
+        alive = sorted(alive, key=lambda start: -scores[start])[: max(1, len(alive) // 2)]
+        race += [
+            {"round": number, "start": start, "steps": steps, "log_likelihood": score, "kept": start in alive}
+            for start, score in scores.items()
+        ]
+    return models[alive[0]], race
+
+
+def _conclude(
+    problem: Marginal, model: MarginalDensity, particles: Particles, race: list[dict[str, Any]], solution: sciml.Solution
+) -> StartMap:
+    """Poses of all images, and the maps at the box of the images, cut off beyond the scored shells."""
+    poses = problem.poses(model)
+    box, side, radius = particles.box, problem.plan.side, float(model.radius)
+    count = np.bincount(poses.classes, minlength=len(model.voxels))
+    order = np.argsort(-count, kind="stable")
+    maps = model.voxels.detach().cpu().numpy()[order] * problem.mask
+    return StartMap(
+        maps=np.stack([fourier.resample(volume, box, radius + 1.0) for volume in maps]).astype(np.float32),
+        rotations=poses.rotations,
+        offsets=poses.offsets * particles.pixel_size,
+        classes=np.argsort(order)[poses.classes],
+        log_likelihood=poses.log_likelihood,
+        resolution=box * particles.pixel_size / radius,
+        race=race,
+        solution=solution,
+    )

@@ -1,0 +1,339 @@
+"""A density from particles without poses, as a stochastic problem: poses are summed over, not chosen.
+
+    J(V) = mean over images of -log mean over (R, s) of exp L(image, R, s)  +  <V, T V> / 2
+
+with L the log likelihood of `pose_search` on a grid that is turned at random with every batch. Its gradient is a sum over
+orientations, 2 (denominator P_R - numerator_R), carried into the volume by the projector's adjoint; the accumulated
+weight, averaged over the latest images, is the preconditioner, so that a step of size lr is expectation maximisation with
+a memory of 1 - lr (a natural-gradient step). T is a tenth of that weight.
+
+Resolution grows by prediction. Poses are scored on shells |k| < r only, but two shells more are collected. There the map,
+made of earlier images, is compared with what the next images say at poses that these shells had no part in: the fraction
+
+    rho = Re <numerator, P> / <denominator, |P|^2>
+
+is the share of signal in the map's power, 0 for noise however long one iterates. When it is clearly there, r grows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import sciml
+from problems.cryoem import fourier, kernels, orientations, search_kernels
+from problems.cryoem.image_spectra import ImageSpectra
+from problems.cryoem.insertion import complete
+from problems.cryoem.masks import cosine_edge
+from problems.cryoem.pose_search import Found, search
+from problems.cryoem.projection import correct_gridding
+from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetrize_sums
+
+FRONTIER = 2
+"""Shells beyond the scored ones that are collected, and tested for signal."""
+PREDICTED = 0.25
+"""Share of signal in the map at the frontier from which the next shell is scored."""
+GROWTH = 0.5
+"""Fourier pixels by which the scored radius grows at a time."""
+START, STOP = 6.0, 14.0
+"""Scored radius at the beginning and at most, Fourier pixels, of a particle that fills the box."""
+PRIOR = 0.1
+"""Prior precision as a share of the mean weight of its shell."""
+HALF_LIFE = 200
+"""Images after which half of the weight in the preconditioner is of newer ones."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Resolutions and grids of a search, in Fourier pixels and image pixels.
+
+    Attributes:
+        start, stop: scored radius at the beginning, and at most.
+        shift_range, shift_step: of the offsets tried.
+        mask_radius: of the particle as a fraction of the box.
+    """
+
+    start: float
+    stop: float
+    shift_range: float
+    shift_step: float
+    mask_radius: float = 0.42
+
+    @classmethod
+    def fit(cls, box: int, diameter: float | None = None) -> "Plan":
+        """For images of a box, in which a particle takes a fraction `diameter` (None: it may fill the box).
+
+        Radii scale so that the resolution in units of the particle, which decides how finely poses must be searched,
+        is the same for all.
+        """
+        mask = 0.42 if diameter is None else float(np.clip(0.55 * diameter, 0.12, 0.42))
+        stop = min(STOP * 0.42 / mask, box / 2 - FRONTIER - 1)
+        return cls(min(START * 0.42 / mask, stop), stop, box / 16, box / 32, mask)
+
+    @property
+    def side(self) -> int:
+        """Side of the real box that holds all collected shells."""
+        return 2 * int(np.ceil(self.stop + FRONTIER)) + 4
+
+    def order(self, radius: float) -> int:
+        """HEALPix order of the grid on which a scored radius is searched."""
+        return 1 if radius * 2.0 * self.mask_radius < 7.0 else 2
+
+
+class MarginalDensity(torch.nn.Module):
+    """A density on a coarse grid that spans the box of the images, with what its optimisation remembers.
+
+    Attributes:
+        voxels: (classes, m, m, m) float32, origin at m // 2.
+        weight: (classes, m, m, m//2 + 1) running mean of the weight that one image gives each Fourier voxel.
+        seen: what the running mean is to be divided by. radius: scored. predicted: running sums of both parts of rho,
+            and how many images they are of.
+    """
+
+    def __init__(self, plan: Plan, blob: Float[np.ndarray, "classes m m m"]) -> None:
+        super().__init__()
+        side = plan.side
+        self.voxels = torch.nn.Parameter(torch.from_numpy(blob.astype(np.float32)))
+        self.register_buffer("weight", torch.zeros(len(blob), side, side, side // 2 + 1))
+        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("radius", torch.tensor([plan.start]))
+        self.register_buffer("predicted", torch.zeros(3, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch: which images, and how the grid of orientations is turned (the same for all of them).
+
+    Attributes:
+        rows: (batch,) int64. turn: (batch, 3, 3) float64. whole: (batch,) bool, whether it is the whole set.
+    """
+
+    rows: Tensor
+    turn: Tensor
+    whole: Tensor
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Most likely poses of images: rotations A, offsets (x, y) in pixels, class from 0, and the log of the mean
+    likelihood over all poses."""
+
+    rotations: Float[np.ndarray, "n 3 3"]
+    offsets: Float[np.ndarray, "n 2"]
+    classes: Int[np.ndarray, " n"]
+    log_likelihood: Float[np.ndarray, " n"]
+
+
+class Marginal(sciml.Problem[MarginalDensity, Drawn]):
+    """Find the density, without poses.
+
+    Attributes:
+        size: number of images.
+    """
+
+    size: int
+
+    def __init__(self, images: ImageSpectra, plan: Plan, symmetry: str = "C1") -> None:
+        self.images, self.plan, self.size = images, plan, len(images)
+        self.group = point_group(symmetry)
+        side = plan.side
+        self.shifts = orientations.shift_disc(plan.shift_range, plan.shift_step)
+        self.grids = {order: orientations.half_turn_grid(order) for order in (1, 2)}
+        radius = np.sqrt(fourier.squared_radii(side, 3))
+        self._shell = np.minimum(np.rint(radius).astype(np.int64), side)
+        self._count = np.maximum(np.bincount(self._shell.ravel(), minlength=side + 1), 1)
+        axis = np.arange(side) - side // 2
+        distance = np.sqrt(sum(np.square(a) for a in np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)))
+        self.mask = cosine_edge((distance - plan.mask_radius * side).astype(np.float32), 0.07 * side)
+        self._cache: tuple[Any, ...] | None = None
+
+    def blob(self, classes: int, draw: np.random.Generator) -> Float[np.ndarray, "classes m m m"]:
+        """A start that knows nothing but where the particle is; several classes differ by a little noise."""
+        side = self.plan.side
+        axis = (np.arange(side) - side // 2) / (0.36 * self.plan.mask_radius * side)
+        line = np.exp(-0.5 * axis**2)
+        blob = line[:, None, None] * line[None, :, None] * line[None, None, :]
+        noise = 0.1 * draw.standard_normal((classes, side, side, side)) if classes > 1 else 0.0
+        return 1e-3 * blob * (1.0 + noise) + np.zeros((classes, 1, 1, 1))
+
+    def sample(self, size: int | None, generator: torch.Generator) -> Drawn:
+        """Images drawn without replacement, and a turn of the grid; None for all of them."""
+        whole = size is None or size >= self.size
+        rows = torch.arange(self.size) if whole else torch.randperm(self.size, generator=generator)[:size].sort().values
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        turn = torch.from_numpy(orientations.random_turns(1, np.random.default_rng(seed)))
+        count = len(rows)
+        return Drawn(rows, turn.expand(count, 3, 3), torch.full((count,), whole))
+
+    def _spectrum(self, model: MarginalDensity) -> np.ndarray:
+        volumes = model.voxels.detach().cpu().numpy() * self.mask
+        corrected = [correct_gridding(volume, 2) for volume in volumes]
+        return np.stack([fourier.transform_padded(volume, 2 * self.plan.side) for volume in corrected])
+
+    def _slices(self, model: MarginalDensity, batch: Drawn) -> tuple[np.ndarray, np.ndarray, int]:
+        """Axes of the grid, slices of every class, and the number of points collected; kept for the next micro-batch
+        of the same step."""
+        radius, turn = float(model.radius), batch.turn[0].numpy()
+        voxels = model.voxels.detach()
+        if self._cache is not None:
+            before, known_turn, known_radius, result = self._cache
+            if known_radius == radius and np.array_equal(known_turn, turn) and torch.equal(before, voxels):
+                return result
+        grid = self.orientations(radius, turn)
+        axes = np.ascontiguousarray(2.0 * grid[:, :2], np.float32)
+        disc = self.images.disc
+        points = disc.within(radius + FRONTIER)
+        slices = np.empty((len(voxels), len(grid), points), np.complex64)
+        for spectrum, out in zip(self._spectrum(model), slices, strict=True):
+            kernels.gather(spectrum.astype(np.complex64), axes, disc.kx[:points], disc.ky[:points], out)
+        self._cache = (voxels.clone(), turn, radius, (axes, slices, points))
+        return axes, slices, points
+
+    def orientations(self, radius: float, turn: np.ndarray) -> Float[np.ndarray, "n 3 3"]:
+        """The grid for a scored radius, turned; only views of one asymmetric unit."""
+        grid = orientations.turned(self.grids[self.plan.order(radius)], turn)
+        return grid if len(self.group) == 1 else grid[asymmetric_unit(grid[:, 2], self.group)]
+
+    def _search(self, model: MarginalDensity, batch: Drawn, gather: bool) -> tuple[Found, np.ndarray, np.ndarray, int]:
+        axes, slices, points = self._slices(model, batch)
+        images = self.images.up_to(float(model.radius) + FRONTIER).take(batch.rows.numpy())
+        found = search(images, slices.reshape(-1, points), self.shifts, float(model.radius), gather)
+        return found, axes, slices, points
+
+    @torch.no_grad()
+    def gradient(self, model: MarginalDensity, batch: Drawn) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Both terms of the loss, and the gradient. A batch that is not the whole set also moves the running weight
+        and, when the map predicts the frontier, the scored radius."""
+        found, axes, slices, points = self._search(model, batch, gather=True)
+        shape = slices.shape
+        numerator, denominator = found.numerator.reshape(shape), found.denominator.reshape(shape)
+        learning = not bool(batch.whole[0])
+        grids = self._insert(axes, denominator * slices - numerator, denominator, points)
+        images = len(batch.rows)
+        if learning:
+            self._predict(model, numerator, denominator, slices, images)
+        weight = np.stack([fourier.optimal_circulant(grid[..., 2], self.plan.side) for grid in grids]) / images
+        self._remember(model, np.maximum(weight, 0.0).astype(np.float32), images, learning)
+        data = np.stack([self._adjoint(grid) for grid in grids]) * (2.0 / images)
+        prior = self._prior_gradient(model)
+        terms = {
+            "data": torch.tensor(-found.log_likelihood.mean()),
+            "prior": 0.5 * (model.voxels.detach() * prior).sum(dtype=torch.float64),
+        }
+        return terms, (torch.from_numpy(data).to(model.voxels) + prior).reshape(-1)
+
+    @torch.no_grad()
+    def loss(self, model: MarginalDensity, batch: Drawn) -> Mapping[str, Tensor]:
+        """The terms alone."""
+        found, *_ = self._search(model, batch, gather=False)
+        prior = 0.5 * (model.voxels.detach() * self._prior_gradient(model)).sum(dtype=torch.float64)
+        return {"data": torch.tensor(-found.log_likelihood.mean()), "prior": prior}
+
+    def poses(self, model: MarginalDensity) -> "Poses":
+        """The most likely pose of every image on a grid of the present radius."""
+        turn = np.eye(3)
+        whole = torch.ones(self.size, dtype=torch.bool)
+        drawn = Drawn(torch.arange(self.size), torch.from_numpy(turn).expand(self.size, 3, 3), whole)
+        found, axes, _, _ = self._search(model, drawn, gather=False)
+        grid = self.orientations(float(model.radius), turn)
+        classes, place = np.divmod(found.orientation, len(grid))
+        rotations = grid[place]
+        rotations = np.where(found.half[:, None, None] == 1, orientations.HALF_TURN @ rotations, rotations)
+        return Poses(rotations, self.shifts[found.shift], classes, found.log_likelihood)
+
+    def log_likelihood(self, model: MarginalDensity, rows: np.ndarray, turn: np.ndarray, radius: float) -> float:
+        """Mean over some images of the log of the mean likelihood, up to a radius given: what starts are ranked by."""
+        kept = model.radius.clone()
+        model.radius.fill_(radius)
+        whole = torch.ones(len(rows), dtype=torch.bool)
+        drawn = Drawn(torch.from_numpy(rows), torch.from_numpy(turn).expand(len(rows), 3, 3), whole)
+        found, *_ = self._search(model, drawn, gather=False)
+        model.radius.copy_(kept)
+        return float(found.log_likelihood.mean())
+
+    def _insert(self, axes: np.ndarray, values: np.ndarray, weights: np.ndarray, points: int) -> list[np.ndarray]:
+        """Slices of every class added up in half grids of (real, imaginary, weight)."""
+        padded = 2 * self.plan.side
+        disc, grids = self.images.disc, []
+        for of_class, weight in zip(values.astype(np.complex64), weights, strict=True):
+            grid = np.zeros((padded, padded, padded // 2 + 1, 3), np.float32)
+            search_kernels.insert_slices(grid, axes, disc.kx[:points], disc.ky[:points], of_class, weight)
+            complete(grid)
+            if len(self.group) > 1:
+                # A mean, not a sum: the posterior of an image is one, however many views are the same.
+                grid = symmetrize_sums(grid, self.group) / np.float32(len(self.group))
+            grids.append(grid)
+        return grids
+
+    def _adjoint(self, grid: np.ndarray) -> np.ndarray:
+        """From a complete half grid, which holds every slice point and its Friedel mate, to the voxels."""
+        values = grid[..., 0] + 1j * grid[..., 1]
+        side, padded = self.plan.side, 2.0 * self.plan.side
+        return correct_gridding(fourier.inverse_transform_cropped(values, side), 2) * self.mask * (0.5 * padded**3)
+
+    def _remember(self, model: MarginalDensity, weight: np.ndarray, images: int, learning: bool) -> None:
+        """Renew the running mean of the weight; the whole set, seen first, sets it."""
+        if not learning and float(model.seen) > 0:
+            return
+        keep = 0.5 ** (images / HALF_LIFE)
+        model.weight.mul_(keep).add_(torch.from_numpy(weight).to(model.weight), alpha=1.0 - keep)
+        model.seen.mul_(keep).add_(1.0 - keep)
+
+    def _predict(
+        self, model: MarginalDensity, numerator: np.ndarray, denominator: np.ndarray, slices: np.ndarray, images: int
+    ) -> None:
+        """How well the map predicts the frontier; a larger scored radius when it does."""
+        first = self.images.disc.within(float(model.radius))
+        ahead = slices[..., first:]
+        product = float(np.sum(numerator[..., first:].real * ahead.real + numerator[..., first:].imag * ahead.imag))
+        power = float(np.sum(denominator[..., first:] * np.square(np.abs(ahead))))
+        keep = 0.5 ** (images / HALF_LIFE)
+        model.predicted.mul_(keep).add_(torch.tensor([product, power, float(images)], dtype=torch.float64))
+        rho = self.predicted(model)
+        if rho is not None and rho > PREDICTED and float(model.radius) < self.plan.stop:
+            model.radius.add_(GROWTH).clamp_(max=self.plan.stop)
+            model.predicted.zero_()
+
+    def predicted(self, model: MarginalDensity) -> float | None:
+        """Share of signal in the map's power beyond the scored radius; None before enough images have been seen."""
+        product, power, images = model.predicted.tolist()
+        return product / max(power, 1e-30) if images > HALF_LIFE else None
+
+    def _precision(self, model: MarginalDensity) -> tuple[Tensor, Tensor]:
+        """Weight and prior precision of each Fourier voxel, for one image."""
+        weight = model.weight / model.seen.clamp_min(1e-30)
+        side = self.plan.side
+        table = []
+        for of_class in weight.cpu().numpy():
+            mean = np.bincount(self._shell.ravel(), of_class.ravel(), side + 1) / self._count
+            prior = PRIOR * mean + 1e-3 * mean.max()
+            # Beyond the collected shells only leakage of the mask is found: held at zero.
+            prior[int(float(model.radius)) + FRONTIER :] = mean.max()
+            table.append(prior[self._shell])
+        return weight, torch.from_numpy(np.stack(table)).to(weight)
+
+    def _prior_gradient(self, model: MarginalDensity) -> Tensor:
+        """T V, with T acting on the grid of the box."""
+        side = self.plan.side
+        _, precision = self._precision(model)
+        spectrum = fourier.transform(model.voxels.detach(), 3) * precision
+        return fourier.inverse_transform(spectrum, side, 3) * float(2 * side) ** 3
+
+    def preconditioner(self, model: MarginalDensity) -> Callable[[Tensor], Tensor]:
+        """Flat voxels -> D F^-1 [F D v / (W + T)], close to the inverse Hessian (see `density.DensityProblem`)."""
+        side = self.plan.side
+        roll_off = torch.from_numpy(1.0 / correct_gridding(np.ones((side,) * 3, np.float32), 2))
+
+        def apply(vector: Tensor) -> Tensor:
+            weight, precision = self._precision(model)
+            line = roll_off.to(vector)
+            spectrum = fourier.transform(vector.reshape(-1, side, side, side) * line, 3) / (weight + precision).to(
+                vector
+            )
+            return (fourier.inverse_transform(spectrum, side, 3) * line).reshape(-1) / float(2 * side) ** 3
+
+        return apply

@@ -1,0 +1,363 @@
+"""Gold-standard refinement: poses and two half maps from a start map, halves apart from the first iteration.
+
+Each half set of the images is refined against the map of its own half only. What the halves share is the start map below
+a stated resolution. An iteration passes once over the images, a block at a time:
+
+* in the first iterations every image is searched on the whole grid at low resolution (`pose_search`), and the likeliest
+  pose found, or the one it had, is polished; later its pose is polished only (`polish`: continuous, by Gauss-Newton);
+* the image goes, with the share of it that is not explained by junk, into the Fourier sums of its half.
+
+The FSC of the halves then filters each (Wiener) and sets the radius up to which images are compared in the next iteration.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from problems.cryoem import fourier, kernels, orientations, rotations, search_kernels
+from problems.cryoem.accumulation import Settings, batches, measure_noise, positive, views_of
+from problems.cryoem.fsc import fsc, last_shell_before
+from problems.cryoem.image_spectra import Disc, whitened
+from problems.cryoem.insertion import Views, complete
+from problems.cryoem.masks import cosine_edge, soft_sphere
+from problems.cryoem.noise import NoiseModel
+from problems.cryoem.particle_set import Particles
+from problems.cryoem.polish import Observed, Polished, PolishOptions, Reference, polish
+from problems.cryoem.pose_search import search
+from problems.cryoem.prior import shrink_fsc
+from problems.cryoem.projection import correct_gridding
+from sciml.errors import InputError
+
+MARGIN = 2
+"""Shells beyond the FSC's 0.143 up to which images are compared with the map."""
+LEAP = 4
+"""Most shells by which that radius grows in an iteration."""
+AHEAD = 6
+"""Shells beyond the compared ones that the maps of an iteration hold, so that the FSC can be seen to go on."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to refine.
+
+    Attributes:
+        seed: of half sets and grids.
+        start_resolution: Angstrom to which the start map is filtered; None: 8 shells of a particle that fills the box.
+        diameter: of the particle, Angstrom; None: it may fill the box.
+        searches: iterations that search the whole grid.
+        iterations: at most.
+        search_poses: False to start from the poses of the file.
+        settings: how images are read.
+    """
+
+    seed: int = 0
+    start_resolution: float | None = None
+    diameter: float | None = None
+    searches: int = 2
+    iterations: int = 15
+    settings: Settings = Settings()
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What an iteration did: a line of the report.
+
+    Attributes:
+        radius: Fourier pixels up to which poses were compared. searched: whether on the whole grid.
+        resolution: Angstrom, FSC 0.143 of the halves in the mask. fsc: that curve.
+        turn_deg, move: median change of poses (degrees, pixels). junk: images with a weight below a half.
+        evaluated: poses scored, as a share of an exhaustive search at the final accuracy.
+    """
+
+    number: int
+    radius: float
+    searched: bool
+    resolution: float
+    fsc: Float[np.ndarray, " shells"] = field(repr=False)
+    turn_deg: float
+    move: float
+    junk: int
+    log_likelihood: float
+
+
+@dataclass
+class Poses:
+    """Poses of all images as they stand, and what is thought of them.
+
+    Attributes:
+        rotations, offsets: offsets in pixels. weights: share of each image that is used. evidence: log likelihood of the
+            pose against no particle at all. expected: what that would be for a good image. covariance: of the pose.
+    """
+
+    rotations: Float[np.ndarray, "n 3 3"]
+    offsets: Float[np.ndarray, "n 2"]
+    weights: Float[np.ndarray, " n"]
+    evidence: Float[np.ndarray, " n"]
+    expected: Float[np.ndarray, " n"]
+    covariance: Float[np.ndarray, "n 5 5"]
+
+    @classmethod
+    def unknown(cls, count: int) -> "Poses":
+        """Of images not looked at."""
+        nothing = np.zeros(count)
+        return cls(
+            np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)), np.ones(count), nothing, nothing.copy(),
+            np.tile(np.eye(5), (count, 1, 1)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What `refine` found.
+
+    Attributes:
+        particles: the set with its new poses, half sets included.
+        poses: the same with weights and covariances.
+        iterations: the record.
+        converged: whether resolution had come to rest.
+    """
+
+    particles: Particles
+    poses: Poses
+    iterations: list[Iteration]
+    converged: bool
+
+
+class Refinement:
+    """The state of a refinement: poses, and the map of each half."""
+
+    def __init__(self, particles: Particles, start: Float[np.ndarray, "n n n"], options: Options) -> None:
+        self.particles, self.options = particles, options
+        box, pixel_size = particles.box, particles.pixel_size
+        if start.shape != (box,) * 3:
+            raise InputError(f"the start map has {start.shape[0]} voxels along its side, the images {box}; resample it.")
+        self.settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
+        self.views = views_of(particles, self.settings.use_ctf)
+        self.noise = measure_noise(particles, self.views.groups, self.settings)
+        self.halves = particles.half_sets(options.seed)
+        self.poses = Poses.unknown(len(particles))
+        extent = box * pixel_size
+        fills = 0.84 if options.diameter is None else min(1.1 * options.diameter / extent, 0.84)
+        self.mask_radius = 0.5 * fills
+        self.limit = box / 2
+        self.search_radius = min(12.0 * 0.84 / fills, self.limit - 1)
+        first = min(10.0 * 0.84 / fills, self.limit - 1)
+        self.radius = first if options.start_resolution is None else float(np.clip(extent / options.start_resolution, 3, self.limit - 1))
+        self.draw = np.random.default_rng([options.seed, 1])
+        filtered = start * soft_sphere(box, self.mask_radius * box, 0.08 * box)
+        filtered = fourier.resample(filtered, box, self.radius)
+        self.maps = [filtered, filtered]
+        self.iterations: list[Iteration] = []
+
+    def step(self, watch: Callable[[int], None] | None = None) -> Iteration:
+        """One iteration."""
+        number = len(self.iterations)
+        searched = number < self.options.searches
+        if number == 0:
+            self.scale_start()
+        side = self._side(self.radius + AHEAD)
+        sums = [np.zeros((2 * side, 2 * side, side + 1, 3), np.float32) for _ in (1, 2)]
+        before = replace(self.poses, rotations=self.poses.rotations.copy(), offsets=self.poses.offsets.copy())
+        plan = _Pass(self, side, self.radius, min(self.radius, self.search_radius) if searched else None, number > 0)
+        for part, images in batches(self.particles, self.settings):
+            plan.run(part, images, sums)
+            if watch:
+                watch(part.stop)
+        self._weigh()
+        curve, resolution = self._solve(sums, side)
+        turn = rotations.angular_distance(before.rotations, self.poses.rotations)
+        move = np.hypot(*(before.offsets - self.poses.offsets).T)
+        record = Iteration(
+            number, self.radius, searched, resolution, curve, float(np.median(turn)), float(np.median(move)),
+            int((self.poses.weights < 0.5).sum()), float(self.poses.evidence.mean()),
+        )  # fmt: skip
+        self.iterations.append(record)
+        shell = self.particles.box * self.particles.pixel_size / resolution
+        self.radius = float(np.clip(shell + MARGIN, min(self.radius, self.search_radius), min(self.radius + LEAP, self.limit)))
+        return record
+
+    def _side(self, radius: float) -> int:
+        """Side of the real box, spanning that of the images, that holds the shells below a radius."""
+        return min(2 * int(np.ceil(min(radius, self.limit))) + 4, 2 * (self.particles.box // 2) + 4)
+
+    def spectrum(self, half: int, side: int) -> np.ndarray:
+        """Padded transform of a half map on a grid of `side` voxels."""
+        volume = fourier.resample(self.maps[half - 1], side)
+        return fourier.transform_padded(correct_gridding(volume, 2), 2 * side).astype(np.complex64)
+
+    def scale_start(self) -> None:
+        """Bring the start map to the scale of the images: by their power above the noise in its shells."""
+
+    def _weigh(self) -> None:
+        """Share of each image that is a particle: Bayes' rule between two normal distributions of its evidence.
+
+        A good image has evidence S +- sqrt(2 S), S the power of its projection over the noise; one without the particle
+        has -S +- sqrt(2 S) at a given pose, and at the best of 10,000 about 4 deviations more.
+        """
+        expected = np.maximum(self.poses.expected, 1e-3)
+        spread = np.sqrt(2.0 * expected)
+        junk = -expected + 4.0 * spread
+        odds = (np.square(self.poses.evidence - junk) - np.square(self.poses.evidence - expected)) / (4.0 * expected)
+        self.poses.weights[:] = 1.0 / (1.0 + 0.1 * np.exp(-np.clip(odds, -50, 50)))
+
+    def _solve(self, sums: list[np.ndarray], side: int) -> tuple[np.ndarray, float]:
+        """New half maps, their FSC in the mask, and its resolution."""
+        box, pixel_size = self.particles.box, self.particles.pixel_size
+        count = side // 2
+        tables, raw = [], []
+        for grid in sums:
+            complete(grid)
+            total, number = kernels.shell_sums(grid, 2.0, side // 2 + 1)
+            tables.append(total / np.maximum(number, 1))
+            raw.append(self._divide(grid, positive(1e-2 * tables[-1]), side))
+        mask = soft_sphere(side, self.mask_radius * side, 0.08 * side)
+        curve = fsc(raw[0] * mask, raw[1] * mask)[: count + 1]
+        edge = int(min(self.radius + AHEAD, self.limit, count))
+        curve[edge:] = 0.0
+        shell = last_shell_before(curve, 0.143)
+        shrunk = shrink_fsc(curve, mask)
+        self.maps = [
+            fourier.resample(self._divide(grid, positive(table * (1 - shrunk) / shrunk), side) * mask, box)
+            for grid, table in zip(sums, tables, strict=True)
+        ]
+        return curve, float(box * pixel_size / max(shell, 1))
+
+    def _divide(self, grid: np.ndarray, precision: np.ndarray, side: int) -> np.ndarray:
+        out = np.empty(grid.shape[:3], np.complex64)
+        kernels.divide((grid,), np.append(precision, precision[-1]).astype(np.float32), 2.0, out)
+        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2)
+
+
+class _Pass:
+    """One pass over the images at a radius, a block at a time."""
+
+    def __init__(self, state: Refinement, side: int, radius: float, search_radius: float | None, known: bool) -> None:
+        self.state, self.known = state, known
+        box = state.particles.box
+        self.wide = Disc(box, min(radius + AHEAD, box / 2))
+        self.near = Disc(box, min(radius, box / 2))
+        self.references = [Reference(state.spectrum(half, side), self.near) for half in (1, 2)]
+        self.search_radius = search_radius
+        if search_radius is not None:
+            grid = orientations.half_turn_grid(2)
+            self.grid = orientations.turned(grid, orientations.random_turns(1, state.draw)[0])
+            self.shifts = orientations.shift_disc(box / 16, box / 32)
+            axes = np.ascontiguousarray(2.0 * self.grid[:, :2], np.float32)
+            disc = Disc(box, search_radius)
+            self.slices = []
+            for reference in self.references:
+                out = np.empty((len(grid), len(disc)), np.complex64)
+                kernels.gather(reference.spectrum, axes, disc.kx, disc.ky, out)
+                self.slices.append(out)
+        self.center = self.wide.phases(np.full((1, 2), -float(box // 2)))[0]
+
+    def run(self, part: slice, images: np.ndarray, sums: list[np.ndarray]) -> None:
+        """Poses of a block, and its share of the sums."""
+        state = self.state
+        spectra = whitened(images, self.wide, state.noise, state.views.take(part))
+        rows = np.arange(part.start, part.stop)
+        for half in (1, 2):
+            mine = state.halves[rows] == half
+            if mine.any():
+                self._half(half, rows[mine], spectra.take(np.flatnonzero(mine)), sums[half - 1])
+
+    def _half(self, half: int, rows: np.ndarray, spectra: Any, sums: np.ndarray) -> None:
+        state, poses = self.state, self.state.poses
+        near = len(self.near)
+        values = np.ascontiguousarray(spectra.values[:, :near])
+        values[:, 0] *= np.float32(np.sqrt(2.0))  # `polish` itself counts the origin half
+        views = state.views.take(rows)
+        observed = Observed(values, views.ctf, views.groups, np.sqrt(state.noise.weights))
+        reference = self.references[half - 1]
+        found: Polished | None = None
+        if self.known:
+            found = polish(reference, observed, poses.rotations[rows], poses.offsets[rows])
+        if self.search_radius is not None:
+            scored = spectra.up_to(self.search_radius)
+            best = search(scored, self.slices[half - 1], self.shifts, self.search_radius, gather=False)
+            turn = np.where(best.half[:, None, None] == 1, orientations.HALF_TURN, np.eye(3))
+            fresh = polish(reference, observed, turn @ self.grid[best.orientation], self.shifts[best.shift])
+            found = fresh if found is None else _better(found, fresh)
+        assert found is not None
+        poses.rotations[rows], poses.offsets[rows], poses.covariance[rows] = found.rotations, found.offsets, found.covariance
+        self._judge(rows, found, spectra, reference)
+        self._insert(rows, found, spectra, sums)
+
+    def _judge(self, rows: np.ndarray, found: Polished, spectra: Any, reference: Reference) -> None:
+        """Evidence of each pose: log likelihood against an empty map, and its expectation."""
+        near = len(self.near)
+        power = np.square(np.abs(spectra.values[:, :near])).sum(1)
+        evidence = power - 0.5 * found.misfit
+        axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
+        slices = np.empty((len(rows), near), np.complex64)
+        kernels.gather(reference.spectrum, axes, self.near.kx, self.near.ky, slices)
+        expected = np.square(np.abs(slices) * spectra.transfer[:, :near]).sum(1)
+        self.state.poses.evidence[rows], self.state.poses.expected[rows] = evidence, expected
+
+    def _insert(self, rows: np.ndarray, found: Polished, spectra: Any, sums: np.ndarray) -> None:
+        weights = self.state.poses.weights[rows].astype(np.float32)
+        phases = self.wide.phases(found.offsets)
+        values = spectra.values * phases * (spectra.transfer * weights[:, None])
+        axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
+        squares = np.square(spectra.transfer) * weights[:, None]
+        search_kernels.insert_slices(sums, axes, self.wide.kx, self.wide.ky, values.astype(np.complex64), squares)
+
+
+def _better(first: Polished, second: Polished) -> Polished:
+    """Of two refinements of the same images, the better one of each."""
+    take = second.misfit < first.misfit
+    chosen = {}
+    for name in first.__dataclass_fields__:
+        a, b = getattr(first, name), getattr(second, name)
+        chosen[name] = np.where(take.reshape(-1, *([1] * (a.ndim - 1))), b, a)
+    return Polished(**chosen)
+
+
+def refine(
+    particles: Particles,
+    start: Float[np.ndarray, "n n n"],
+    options: Options | None = None,
+    watch: Callable[[Iteration], None] | None = None,
+) -> Refined:
+    """Refine poses and half maps from a start map.
+
+    Args:
+        particles: the set; its half sets are kept, its poses not used. start: a map at the box of the images.
+        options: how. watch: called after every iteration.
+
+    Raises:
+        InputError: a start map of another box, or an unusable image.
+    """
+    options = options or Options()
+    state = Refinement(particles, start, options)
+    best, since, converged = np.inf, 0, False
+    while len(state.iterations) < options.iterations:
+        record = state.step()
+        if watch:
+            watch(record)
+        since = 0 if record.resolution < 0.995 * best else since + 1
+        best = min(best, record.resolution)
+        if since >= 2 and not record.searched and record.turn_deg < 0.5:
+            converged = True
+            break
+    posed = with_poses(particles, state.poses, state.halves)
+    return Refined(posed, state.poses, state.iterations, converged)
+
+
+def with_poses(particles: Particles, poses: Poses, halves: Int[np.ndarray, " n"]) -> Particles:
+    """The set with these poses and half sets, in its columns as well."""
+    angles = rotations.euler_angles(poses.rotations)
+    origins = poses.offsets * particles.pixel_size
+    table = particles.table
+    columns = {"rlnAngleRot": angles[:, 0], "rlnAngleTilt": angles[:, 1], "rlnAnglePsi": angles[:, 2]}
+    columns |= {"rlnOriginXAngst": origins[:, 0], "rlnOriginYAngst": origins[:, 1]}
+    for label, values in columns.items():
+        table = table.with_column(label, [f"{value:.6f}" for value in values])
+    table = table.with_column("rlnRandomSubset", [str(int(half)) for half in halves])
+    table = table.with_column("rlnMaxValueProbDistribution", [f"{weight:.6f}" for weight in poses.weights])
+    return replace(
+        particles, angles_deg=angles, origins=origins, random_subset=halves, table=table, has_poses=True,
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""Compiled loops of the pose search: the posterior of one image over a grid, its sums, and their insertion.
+
+Layout of scores: (shifts, orientations), row-major float32. `real` and `imaginary` are the products of the real and of the
+imaginary parts of images and slices; their sum and difference are the scores at in-plane angles psi and psi + 180 degrees.
+"""
+
+import math
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+from problems.cryoem.kernels import _OPTIONS, _cell
+
+_FAST = {"cache": True, "nogil": True, "fastmath": True}
+
+
+@numba.njit(**_FAST)
+@no_type_check
+def posterior(real, imaginary, norm, cutoff):
+    """Turn scores of one image into posterior weights, in place.
+
+    Args:
+        real, imaginary: (shifts, orientations); become w(psi) + w(psi + 180) and w(psi) - w(psi + 180).
+        norm: (orientations,) sum of |CTF P|^2, taken off every score.
+        cutoff: weights below exp(-cutoff) of the largest are set to 0.
+
+    Returns:
+        log of the sum of all likelihoods; number of entries that are not 0; best shift, orientation, and half (0 or 1).
+    """
+    shifts, count = real.shape
+    best = np.float32(-1e30)
+    for s in range(shifts):
+        highest = np.float32(-1e30)
+        for r in range(count):
+            highest = max(highest, real[s, r] - norm[r] + abs(imaginary[s, r]))
+        best = max(best, highest)
+    floor = best - cutoff
+    total, kept, place_s, place_r, half, top = 0.0, 0, 0, 0, 0, np.float32(-1.0)
+    for s in range(shifts):
+        for r in range(count):
+            middle, side = real[s, r] - norm[r], imaginary[s, r]
+            if middle + abs(side) < floor:
+                real[s, r] = 0
+                imaginary[s, r] = 0
+                continue
+            first, second = math.exp(middle + side - best), math.exp(middle - side - best)
+            real[s, r] = first + second
+            imaginary[s, r] = first - second
+            total += first + second
+            kept += 1
+            if max(first, second) > top:
+                top = max(first, second)
+                place_s, place_r, half = s, r, 0 if first >= second else 1
+    scale = np.float32(1.0 / total)
+    for s in range(shifts):
+        for r in range(count):
+            if real[s, r] != 0:
+                real[s, r] *= scale
+                imaginary[s, r] *= scale
+    return best + math.log(total), kept, place_s, place_r, half
+
+
+@numba.njit(**_FAST)
+@no_type_check
+def add_sparse(plus, minus, image, squares, numerator, denominator):
+    """Add one image to the sums of the orientations that it may have.
+
+    Args:
+        plus, minus: (shifts, orientations) from `posterior`. image: (shifts, points) complex64, CTF times shifted values.
+        squares: (points,) CTF^2. numerator: (orientations, points) complex64. denominator: likewise, float32.
+    """
+    shifts, count = plus.shape
+    for r in range(count):
+        weight = np.float32(0.0)
+        for s in range(shifts):
+            p = plus[s, r]
+            if p == 0:
+                continue
+            m = minus[s, r]
+            weight += p
+            for k in range(image.shape[1]):
+                numerator[r, k] += complex(p * image[s, k].real, m * image[s, k].imag)
+        if weight != 0:
+            for k in range(image.shape[1]):
+                denominator[r, k] += weight * squares[k]
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def insert_slices(grid, axes, kx, ky, values, weights):
+    """Add slices (batch, points) and their weights to a grid of (real, imaginary, weight); slices without weight are
+    passed over. `axes` times the padding."""
+    size = grid.shape[0]
+    one = np.float32(1.0)
+    for i in range(axes.shape[0]):
+        for p in range(kx.shape[0]):
+            w = weights[i, p]
+            if w == 0:
+                continue
+            re, im = values[i, p].real, values[i, p].imag
+            x = axes[i, 0, 0] * kx[p] + axes[i, 1, 0] * ky[p]
+            y = axes[i, 0, 1] * kx[p] + axes[i, 1, 1] * ky[p]
+            z = axes[i, 0, 2] * kx[p] + axes[i, 1, 2] * ky[p]
+            if x < 0:
+                x, y, z, im = -x, -y, -z, -im
+            x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, size)
+            for zj, tz in ((z0, one - fz), (z1, fz)):
+                for yj, tzy in ((y0, tz * (one - fy)), (y1, tz * fy)):
+                    t = tzy * (one - fx)
+                    grid[zj, yj, x0, 0] += t * re
+                    grid[zj, yj, x0, 1] += t * im
+                    grid[zj, yj, x0, 2] += t * w
+                    t = tzy * fx
+                    grid[zj, yj, x0 + 1, 0] += t * re
+                    grid[zj, yj, x0 + 1, 1] += t * im
+                    grid[zj, yj, x0 + 1, 2] += t * w
