@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 from jaxtyping import Float
 
 from problems.cryoem.fsc import shell_sums
@@ -130,7 +131,7 @@ def doubts(halves: Halves) -> list[str]:
         empty = float((volume == 0).mean())
         if empty > 0.05:
             found.append(f"{path.name} is exactly 0 in {empty:.0%} of its voxels: it was masked before")
-        spectrum = np.fft.rfftn(volume)
+        spectrum = np.asarray(scipy.fft.rfftn(volume))
         power = shell_sums(spectrum.real**2 + spectrum.imag**2, halves.box)[1:]
         # A refinement's own half maps keep their noise up to Nyquist.
         if power[int(0.8 * len(power)) : -1].min() < 1e-9 * power.max():
