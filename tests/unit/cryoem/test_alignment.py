@@ -136,6 +136,19 @@ def test_refuses_maps_that_cannot_be_aligned(moving: np.ndarray, fixed: np.ndarr
         align(moving, fixed, PIXEL)
 
 
+def test_refuses_a_low_pass_that_leaves_nothing() -> None:
+    with pytest.raises(InputError, match=r"0\.5 shells"):
+        align(balls(24), balls(24), PIXEL, resolution=192.0)
+
+
+def test_a_ball_fits_itself_in_any_rotation() -> None:
+    line = np.arange(24) - 12
+    ball = np.exp(-(line[:, None, None] ** 2 + line[:, None] ** 2 + line**2) / 18.0).astype("f4")
+    found = align(ball, np.roll(ball, 2, axis=2), PIXEL)
+    assert found.correlation > 0.999
+    assert np.abs(found.shift - [2 * PIXEL, 0.0, 0.0]).max() < 0.1 * PIXEL
+
+
 def test_command_aligns_and_writes_the_aligned_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_volume(tmp_path / "a.mrc", balls(24), PIXEL)
     write_volume(tmp_path / "b.mrc", balls(24, rotation(8) @ MIRROR, (1.0, -1.0, 0.5)), PIXEL)
