@@ -24,6 +24,8 @@ class Problem(ABC, Generic[Model, Batch]):
 
     size: int | None = None
     """Number of items of a finite set (the batches are then drawn without replacement); None for an endless stream."""
+    evaluate_every: int | None = None
+    """Steps between two calls of `evaluate` at least; None: 100 stochastic ones, 20 of a finisher."""
 
     @abstractmethod
     def sample(self, size: int | None, generator: torch.Generator) -> Batch:

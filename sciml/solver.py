@@ -162,7 +162,8 @@ class _Loop:
         if self.initial_loss is None:
             self.initial_loss = next((r["loss"] for r in records if r["kind"] == "step"), None)
         self._append(records)
-        interval = 1 if self.budget.target else 20 if isinstance(self.runner, DeterministicRunner) else 100
+        usual = 20 if isinstance(self.runner, DeterministicRunner) else 100
+        interval = 1 if self.budget.target else self.setting.problem.evaluate_every or usual
         if self.runner.step // interval != self.evaluated_at:
             self.evaluated_at = self.runner.step // interval
             self._evaluate()

@@ -8,18 +8,17 @@ Projections do not tell a structure from its mirror image: either hand comes out
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 import sciml
 from problems.cryoem import fourier, orientations
 from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.image_spectra import ImageSpectra, image_spectra
-from problems.cryoem.marginal import FRONTIER, PREDICTED, Drawn, Marginal, MarginalDensity, Plan
+from problems.cryoem.marginal import FRONTIER, PREDICTED, Marginal, MarginalDensity, Plan
 from problems.cryoem.particle_set import Particles
 from sciml.errors import InputError
 from sciml.noise import NoiseEstimate
@@ -32,8 +31,13 @@ FINISH = sciml.LBFGS(history=5, steps=3, tolerance=1e-3)
 ROUNDS = ((14, 8.0), (12, 10.0))
 """Of the race: steps, and the radius (particle fills the box) at which the starts are then ranked."""
 HELD_OUT = 200
+STEPS = 200
+"""Of the stochastic phase at most."""
 MOST = 10_000
 """Images that take part; a start map needs no more. The others are given poses at the end."""
+
+Look = Callable[[str, Float[np.ndarray, "classes m m m"], float], None]
+"""Shown the maps as they emerge: the moment in words, the maps on a coarse grid that spans the box, Angstrom scored."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Options:
     classes: int = 1
     symmetry: str = "C1"
     diameter: float | None = None
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class StartMap:
         classes: (n,) most likely class of every image, from 0.
         log_likelihood: (n,) log of the mean likelihood of every image over all poses, relative to an empty map.
         resolution: Angstrom, of the finest scored shell.
-        race: a record for every round and start: steps, log_likelihood, kept.
+        race: a record for every round and start: steps, log_likelihood, resolution (scored, Angstrom), kept.
         solution: of the winner.
     """
 
@@ -80,14 +84,42 @@ class StartMap:
     race: list[dict[str, Any]]
     solution: sciml.Solution
 
+    @property
+    def settled(self) -> bool:
+        """Whether the stochastic phase ended because resolution had, and the finish did not fail."""
+        ended = bool(self.solution.switch) and self.solution.switch[0]["step"] < STEPS
+        return ended and self.solution.result in (sciml.Result.CONVERGED, sciml.Result.MAX_STEPS)
+
+
+class AbInitio(Marginal):
+    """The search for a start map, which says as it goes what resolution is scored.
+
+    Attributes:
+        extent: of the box, Angstrom.
+    """
+
+    evaluate_every = 1
+
+    def __init__(self, particles: Particles, images: ImageSpectra, plan: Plan, symmetry: str) -> None:
+        super().__init__(images, plan, symmetry)
+        self.extent = particles.box * particles.pixel_size
+
+    def resolution(self, model: MarginalDensity) -> float:
+        """Angstrom of the finest scored shell."""
+        return self.extent / float(model.radius)
+
+    def evaluate(self, model: MarginalDensity) -> dict[str, float]:
+        """The scored resolution."""
+        return {"resolution": self.resolution(model)}
+
 
 class ResolutionSwitch(AutoSwitch):
     """Hand over to all images when the map predicts no further shell: the scored radius is at its limit, or has rested
     for `rest` steps while the share of signal beyond it is below `PREDICTED`."""
 
-    def __init__(self, problem: Marginal, model: MarginalDensity, rest: int = 10) -> None:
+    def __init__(self, problem: AbInitio, model: MarginalDensity, rest: int = 10, look: Look | None = None) -> None:
         super().__init__()
-        self._problem, self._model = problem, model
+        self._problem, self._model, self._look = problem, model, look
         self.rest, self.radius, self.since = rest, 0.0, 0
 
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
@@ -100,11 +132,13 @@ class ResolutionSwitch(AutoSwitch):
         if rested < self.rest or (radius < self._problem.plan.stop and (rho is None or rho >= PREDICTED)):
             return None
         snr = "unknown" if noise is None or noise.snr is None else f"{noise.snr:.2g}"
+        ahead = "unknown" if rho is None else f"{rho:.2f}"
         reason = (
-            f"the scored radius has stayed at {radius:g} Fourier pixels for {rested} steps "
-            f"(limit {self._problem.plan.stop:g}; signal beyond it {rho if rho is None else round(rho, 2)}, wanted {PREDICTED}); "
-            f"the SNR of the gradient is {snr}"
+            f"the scored radius has stayed at {radius:g} Fourier pixels ({self._problem.extent / radius:.3g} Angstrom) "
+            f"for {rested} steps (limit {self._problem.plan.stop:g}; signal beyond it {ahead}, {PREDICTED} would "
+            f"raise it); the SNR of the gradient is {snr}"
         )
+        _show(self._look, "hand-over to all images", self._problem, self._model)
         return Decision(reason, {"radius": radius, "predicted": rho, "rested": rested})
 
     def state(self) -> dict[str, Any]:
@@ -117,6 +151,7 @@ def abinitio(
     options: Options | None = None,
     run: sciml.Run | None = None,
     watch: Callable[[int], None] | None = None,
+    look: Look | None = None,
 ) -> StartMap:
     """Find a start map and poses.
 
@@ -125,9 +160,11 @@ def abinitio(
         options: how.
         run: where the solve of the winner (stage "abinitio") keeps its metrics and checkpoints.
         watch: called with the number of images read.
+        look: shown the maps after each round of the race, at the hand-over and at the end.
 
     Raises:
         InputError: fewer than 50 images, an unusable image, or an unknown symmetry.
+        KeyboardInterrupt: a solve was interrupted; with `run`, that of the winner goes on from there.
     """
     options = options or Options()
     if len(particles) < 50:
@@ -139,15 +176,31 @@ def abinitio(
     images = image_spectra(particles, noise, plan.stop + FRONTIER, settings, watch)
     draw = np.random.default_rng(options.seed)
     chosen = np.sort(draw.permutation(len(images))[:MOST])
-    problem = Marginal(images.take(chosen), plan, options.symmetry)
-    model, race = _race(problem, options, draw)
+    problem = AbInitio(particles, images.take(chosen), plan, options.symmetry)
+    model, race = _race(problem, options, draw, look)
     stage = None if run is None else run.stage("abinitio")
-    switch = ResolutionSwitch(problem, model)
-    solution = sciml.solve(problem, model, [replace(STEP, steps=200), FINISH], switch=switch, seed=options.seed, run=stage)
-    return _conclude(Marginal(images, plan, options.symmetry), model, particles, race, solution)
+    switch = ResolutionSwitch(problem, model, look=look)
+    phases = [replace(STEP, steps=STEPS), FINISH]
+    solution = _whole(sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage))
+    _show(look, "the end", problem, model)
+    return _conclude(AbInitio(particles, images, plan, options.symmetry), model, particles, race, solution)
 
 
-def _race(problem: Marginal, options: Options, draw: np.random.Generator) -> tuple[MarginalDensity, list[dict[str, Any]]]:
+def _show(look: Look | None, moment: str, problem: AbInitio, model: MarginalDensity) -> None:
+    if look is not None:
+        look(moment, model.voxels.detach().cpu().numpy() * problem.mask, problem.resolution(model))
+
+
+def _whole(solution: sciml.Solution) -> sciml.Solution:
+    """A solution that was not cut short: `solve` turns the first Ctrl-C into a result."""
+    if solution.result is sciml.Result.INTERRUPTED:
+        raise KeyboardInterrupt
+    return solution
+
+
+def _race(
+    problem: AbInitio, options: Options, draw: np.random.Generator, look: Look | None
+) -> tuple[MarginalDensity, list[dict[str, Any]]]:
     """The most promising of several starts, and how they fared."""
     order = draw.permutation(problem.size)
     unseen = np.sort(order[: min(HELD_OUT, problem.size // 5)])
@@ -160,23 +213,35 @@ def _race(problem: Marginal, options: Options, draw: np.random.Generator) -> tup
         scores = {}
         for start in alive:
             seed = options.seed * 1000 + 10 * start + number
-            sciml.solve(training, models[start], [replace(STEP, steps=steps)], seed=seed)
+            _whole(sciml.solve(training, models[start], [replace(STEP, steps=steps)], seed=seed))
             ranked_at = min(radius * problem.plan.start / 6.0, problem.plan.stop)
             scores[start] = problem.log_likelihood(models[start], unseen, turn, ranked_at)
         alive = sorted(alive, key=lambda start: -scores[start])[: max(1, len(alive) // 2)]
         race += [
-            {"round": number, "start": start, "steps": steps, "log_likelihood": score, "kept": start in alive}
+            {
+                "round": number + 1,
+                "start": start + 1,
+                "steps": steps,
+                "log_likelihood": score,
+                "resolution": problem.resolution(models[start]),
+                "kept": start in alive,
+            }
             for start, score in scores.items()
         ]
+        _show(look, f"race, round {number + 1}: the best of {len(scores)}", problem, models[alive[0]])
     return models[alive[0]], race
 
 
 def _conclude(
-    problem: Marginal, model: MarginalDensity, particles: Particles, race: list[dict[str, Any]], solution: sciml.Solution
+    problem: AbInitio,
+    model: MarginalDensity,
+    particles: Particles,
+    race: list[dict[str, Any]],
+    solution: sciml.Solution,
 ) -> StartMap:
     """Poses of all images, and the maps at the box of the images, cut off beyond the scored shells."""
     poses = problem.poses(model)
-    box, side, radius = particles.box, problem.plan.side, float(model.radius)
+    box, radius = particles.box, float(model.radius)
     count = np.bincount(poses.classes, minlength=len(model.voxels))
     order = np.argsort(-count, kind="stable")
     maps = model.voxels.detach().cpu().numpy()[order] * problem.mask
@@ -186,7 +251,7 @@ def _conclude(
         offsets=poses.offsets * particles.pixel_size,
         classes=np.argsort(order)[poses.classes],
         log_likelihood=poses.log_likelihood,
-        resolution=box * particles.pixel_size / radius,
+        resolution=problem.resolution(model),
         race=race,
         solution=solution,
     )
