@@ -1,4 +1,4 @@
-"""How a solve went, in one figure: loss and error, gradient signal-to-noise ratio, and how many items were used.
+"""How a solve went, in one figure: loss and error, gradient signal-to-noise ratio, items used, and resolution if any.
 
 Everything is drawn against loss-and-gradient evaluations per item, the unit in which Adam and a quasi-Newton method can
 be compared. Phases are shaded, the ends of phases are numbered, and the reasons stand below.
@@ -23,6 +23,7 @@ Record = dict[str, Any]
 
 SHADES = ("#dbe8f8", "#fdecd2", "#dff1df", "#f3e1f0", "#ececec")
 LOSS, ERROR, SNR, BATCH, SET, CRITICAL = "#1f4e8c", "#c2410c", "#7a2d8c", "#2f6f4f", "#111111", "#b08900"
+RESOLUTION = "#0f7a8a"
 MOST_POINTS = 4000
 REASON_WIDTH = 112
 
@@ -34,6 +35,7 @@ class _Trace:
     steps: list[Record]
     noise: list[Record]
     errors: list[Record]
+    resolutions: list[Record]
     switches: list[Record]
     spans: list[tuple[str, float, float]]
 
@@ -51,19 +53,18 @@ def optimisation_figure(source: "str | Path | Sequence[Record]") -> "Figure":
     trace = _trace(records)
     reasons = _reasons(trace.switches)
     sized = any(step.get("batch") for step in trace.steps)
-    heights = [3.0, *([1.7] if trace.noise else []), *([1.4] if sized else []), 0.19 * reasons.count("\n") + 0.3]
-    if not reasons:
-        heights.pop()
+    panels = [_draw_loss]
+    panels += [_draw_noise] if trace.noise else []
+    panels += [_draw_sizes] if sized else []
+    panels += [_draw_resolution] if trace.resolutions else []
+    heights = [HEIGHTS[panel.__name__] for panel in panels]
+    heights += [0.19 * reasons.count("\n") + 0.3] if reasons else []
     figure = _shown_figure()(figsize=(8.6, sum(heights) + 0.7), layout="constrained")
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-    count = len(heights) - bool(reasons)
     axes = [figure.add_subplot(grid[0])]
-    axes += [figure.add_subplot(grid[row], sharex=axes[0]) for row in range(1, count)]
-    _draw_loss(axes[0], trace)
-    if trace.noise:
-        _draw_noise(axes[1], trace.noise)
-    if sized:
-        _draw_sizes(axes[-1], trace)
+    axes += [figure.add_subplot(grid[row], sharex=axes[0]) for row in range(1, len(panels))]
+    for panel, own in zip(panels, axes, strict=True):
+        panel(own, trace)
     _finish_axes(axes, trace)
     if reasons:
         notes = figure.add_subplot(grid[-1])
@@ -97,7 +98,9 @@ def _trace(records: Sequence[Record]) -> _Trace:
         name, first, last = spans.get(index, (str(step.get("phase", "")), at, at))
         spans[index] = (name, min(first, at), max(last, at))
     errors = [record for record in by_kind["evaluate"] if "relative_l2" in (record.get("values") or {})]
-    return _Trace(by_kind["step"], by_kind["noise"], errors, by_kind["switch"], [spans[i] for i in sorted(spans)])
+    resolutions = [record for record in by_kind["evaluate"] if "resolution" in (record.get("values") or {})]
+    order = [spans[index] for index in sorted(spans)]
+    return _Trace(by_kind["step"], by_kind["noise"], errors, resolutions, by_kind["switch"], order)
 
 
 def _draw_loss(axes: "Axes", trace: _Trace) -> None:
@@ -125,7 +128,8 @@ def _draw_loss(axes: "Axes", trace: _Trace) -> None:
     axes.set_ylabel("loss and error" if trace.errors else label)
 
 
-def _draw_noise(axes: "Axes", noise: list[Record]) -> None:
+def _draw_noise(axes: "Axes", trace: _Trace) -> None:
+    noise = trace.noise
     at, snr = _column(noise, "evaluations"), _column(noise, "snr")
     low, high = _column(noise, "snr_low"), _column(noise, "snr_high")
     known = snr[snr > 0]
@@ -157,6 +161,18 @@ def _draw_sizes(axes: "Axes", trace: _Trace) -> None:
         axes.plot(_column(trace.noise, "evaluations"), critical, color=CRITICAL, lw=1.0, label="critical batch")
     axes.set_yscale("log")
     axes.set_ylabel("items")
+
+
+def _draw_resolution(axes: "Axes", trace: _Trace) -> None:
+    at = _column(trace.resolutions, "evaluations")
+    values = np.array([record["values"]["resolution"] for record in trace.resolutions], dtype=float)
+    axes.plot(at, values, "o-", color=RESOLUTION, ms=3, lw=1.3, label="resolution used", drawstyle="steps-post")
+    axes.invert_yaxis()  # finer is higher
+    axes.set_ylabel("resolution (Å)")
+
+
+HEIGHTS = {"_draw_loss": 3.0, "_draw_noise": 1.7, "_draw_sizes": 1.4, "_draw_resolution": 1.4}
+"""Of the panels, inches."""
 
 
 def _finish_axes(axes: "list[Axes]", trace: _Trace) -> None:

@@ -105,7 +105,7 @@ def _run(run: Run) -> str:
     """Everything about one run, the answer first."""
     stages = {path.name: read_metrics(path / "metrics.jsonl") for path in run.stage_paths()}
     summary = run.summary
-    parts = [_headline(summary), _switch_sentences(summary, stages), _figures(run)]
+    parts = [_headline(summary), _findings(summary), _switch_sentences(summary, stages), _figures(run)]
     for path in run.stage_paths():
         parts.append(_stage(path, stages[path.name], named=len(stages) > 1))
     parts += [_switch_table(stages), _numbers(summary), _settings(run), _provenance(run), _reproduce(run)]
@@ -121,6 +121,12 @@ def _headline(summary: dict[str, Any]) -> str:
             kind = "tile" if key != "result" else "tile good" if summary[key] == "CONVERGED" else "tile bad"
             tiles += f'<div class="{kind}"><b>{escape(_state(summary[key]))}</b>{element("span", _label(key))}</div>'
     return f'<div class="tiles">{tiles}</div>'
+
+
+def _findings(summary: dict[str, Any]) -> str:
+    """The sentences that the command wrote for whoever reads only the top of the page."""
+    sentences = summary.get("findings") or []
+    return "".join(element("p", str(sentence)) for sentence in sentences)
 
 
 def _switch_sentences(summary: dict[str, Any], stages: dict[str, list[dict[str, Any]]]) -> str:
@@ -191,7 +197,7 @@ def _switch_table(stages: dict[str, list[dict[str, Any]]]) -> str:
 
 def _numbers(summary: dict[str, Any]) -> str:
     """All of the summary: single values in one table, lists of records in tables of their own."""
-    plain = [(_label(key), value) for key, value in summary.items() if not _is_table(value)]
+    plain = [(_label(key), value) for key, value in summary.items() if not _is_table(value) and key != "findings"]
     parts = fold("All numbers", table(plain)) if plain else ""
     for key, value in summary.items():
         if _is_table(value) and key != "switch":

@@ -157,3 +157,23 @@ def test_page_pieces() -> None:
         "1, 2",
         "a 1",
     ]
+
+
+def test_resolution_over_the_steps_is_drawn_where_it_is_known(watched_run: MakeRun) -> None:
+    records = watched_run().stage("weak").read_metrics()
+    before = len(optimisation_figure(records).axes)
+    steps = [record for record in records if record["kind"] == "step"][::50]
+    found = [{**step, "kind": "evaluate", "values": {"resolution": 40.0 - 0.01 * step["step"]}} for step in steps]
+    axes = optimisation_figure(records + found).axes
+    assert len(axes) == before + 1
+    panel = next(own for own in axes if "resolution" in own.get_ylabel())
+    assert panel.yaxis_inverted()  # finer is higher
+    assert panel.get_lines()[0].get_ydata() == pytest.approx([record["values"]["resolution"] for record in found])
+
+
+def test_findings_stand_at_the_top(watched_run: MakeRun, tmp_path: Path) -> None:
+    run = watched_run(finished=False)
+    run.write_summary({"result": "CONVERGED", "findings": ["Either hand is <possible>."], "loss": 1.0})
+    text = report.render([run.path], tmp_path / "report.html").read_text()
+    assert text.count("Either hand is &lt;possible&gt;.") == 1
+    assert text.index("Either hand") < text.index("<img")
