@@ -194,36 +194,3 @@ def divide(grids, precision, pad, out):
                     weight += grid[z, y, x, 2]
                 weight += _between(precision, radius)
                 out[z, y, x] = complex(re / weight, im / weight)
-
-
-@numba.njit(**_OPTIONS)
-@no_type_check
-def variance_sums(grids, precision, pad):
-    """Sums over the whole grid of W / (W + T)^2 and T / (W + T)^2; W weights, T prior precision; float64.
-
-    Args:
-        grids: tuple of (P, P, P/2 + 1, 3) arrays whose weights are added.
-        precision: (shells,) float32, as in `divide`.
-        pad: padding factor.
-
-    Returns:
-        (2, shells): by shell round(|q| / pad), the last shell of `precision` left out as in `divide`.
-    """
-    size = grids[0].shape[0]
-    last = precision.shape[0] - 1
-    out = np.zeros((2, last + 1))
-    for z in range(size):
-        for y in range(size):
-            plane = float(_signed(z, size) ** 2 + _signed(y, size) ** 2)
-            for x in range(size // 2 + 1):
-                radius = math.sqrt(plane + x * x) / pad
-                if int(radius) >= last:
-                    continue
-                weight = 0.0
-                for grid in grids:
-                    weight += grid[z, y, x, 2]
-                prior = _between(precision, radius)
-                times = (1.0 if x == 0 or x == size // 2 else 2.0) / (weight + prior) ** 2
-                out[0, int(radius + 0.5)] += times * weight
-                out[1, int(radius + 0.5)] += times * prior
-    return out

@@ -1,16 +1,21 @@
 """How far the regularised map is from the density: the posterior standard deviation of each voxel.
 
 With a prior of precision T = 1 / tau^2 the posterior precision of a Fourier voxel is W + T, the diagonal of A'WA + T.
-The variance of a voxel of the map is (1 / P^6) sum 1 / (W + T) over the padded grid. It has two parts:
+The variance has three parts, and the two half sets measure the first two:
 
-* noise, sum W / (W + T)^2: what another set of particles would change. The model takes the noise of the images for it.
-  The half maps show it: half their difference, filtered like the map, is a draw of such noise, with the pose errors
-  and the flexibility that no model knows. So its local mean square, in a window of a few resolution lengths, is
-  what is used (6 to 10 % too large where images are few, because half maps have the sparser weights);
-* missing signal, sum T / (W + T)^2: what the filter removed. It lies where the density lies, so it is spread like the
-  local mean square of the map, with its mean inside the mask as the prior says.
+* noise, W / (W + T)^2: what another set of particles would change. The difference of the sums of the half sets, less
+  the signal that it has where their weights differ, has the noise of their sum, with the pose errors and the
+  flexibility that no model knows. It is solved like the full map, and its local mean square, in a window of a few
+  resolution lengths, is what is used.
+* missing signal: what the filter removed, the share T^2 / (W + T)^2 of the signal's power. That power is the cross
+  power of the half maps in each shell, divided by what their solves leave of it. Not F / (1 - F) / <W>: the noise of a
+  half map goes with the mean of 1 / W, so that this is too little where weights differ, by half with views within 40
+  degrees of an axis. The sum over shells is spread like the local mean square of the map less its noise.
+* the projector's error, the share (r / (2 - r))^4 of the power of density at r box widths, spread alike.
 
-The README gives the calibration: the deviation of (map - truth) / std, which should be 1.
+It does not know of directions that no view shows (it takes them to be like the others), of poses that are wrong in
+both halves alike, nor of frequencies beyond the last shell. The README gives the calibration: the deviation of
+(map - truth) / std, which should be 1.
 """
 
 from dataclasses import dataclass
@@ -18,12 +23,16 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 from jaxtyping import Float
+from scipy.special import log_ndtr
 
 from problems.cryoem import fourier
-from problems.cryoem.prior import PriorEstimate, fsc_error, mean_if_positive
+from problems.cryoem.accumulation import HALF_FLOOR, positive
+from problems.cryoem.fsc import shell_sums
+from problems.cryoem.prior import fsc_error, mean_if_positive
 from problems.cryoem.reconstruction import Reconstruction
 
 _WINDOW = 2.0  # resolution lengths, the deviation of the window of all local mean squares
+_SURE = 0.5  # FSC from which on the signal's power is taken shell by shell
 
 
 @dataclass(frozen=True)
@@ -43,52 +52,127 @@ class Uncertainty:
     missing: float
 
 
-def uncertainty(result: Reconstruction) -> Uncertainty:
-    """The standard deviation of every voxel of a reconstruction."""
-    from problems.cryoem import kernels
+@dataclass(frozen=True)
+class SolveSums:
+    """What the solves of full and half maps do to noise and signal, by shell 0 ... n // 2.
+
+    Attributes:
+        noise: mean square that the weights predict for the noise of a voxel of the full map, each shell's part.
+        difference: the same for the difference of the half sets (`noise_draw`).
+        removed: share of the signal's power that the full map lacks, T^2 / (W + T)^2, mean over the shell.
+        kept: share of it that the cross power of the half maps has, mean over the shell.
+    """
+
+    noise: Float[np.ndarray, " shells"]
+    difference: Float[np.ndarray, " shells"]
+    removed: Float[np.ndarray, " shells"]
+    kept: Float[np.ndarray, " shells"]
+
+
+def solve_sums(result: Reconstruction) -> SolveSums:
+    """Sums over the Fourier grids of a reconstruction."""
+    from problems.cryoem import uncertainty_kernels as kernels
 
     first, second = result.accumulated.sums
+    floors = (positive(HALF_FLOOR * part.shell_weights()) for part in (first, second))
     # One shell more, so that the last has data up to its outer edge.
-    precision = np.append(result.prior.precision, result.prior.precision[-1]).astype(np.float32)
-    sums = (
-        kernels.variance_sums((first.grid, second.grid), precision, float(first.padding)) / float(len(first.grid)) ** 6
-    )
-    predicted, missing = float(sums[0].sum()), _missing(result.prior, sums[1])
+    tables = np.stack([np.append(row, row[-1]) for row in (result.prior.precision, *floors)]).astype(np.float32)
+    sums = kernels.variance_sums(first.grid, second.grid, tables, float(first.padding))[:, :-1]
+    voxels, scale = np.maximum(sums[4], 1.0), float(len(first.grid)) ** 6
+    return SolveSums(sums[0] / scale, sums[1] / scale, sums[2] / voxels, sums[3] / voxels)
+
+
+def uncertainty(result: Reconstruction) -> Uncertainty:
+    """The standard deviation of every voxel of a reconstruction."""
+    sums = solve_sums(result)
+    missing = _missing(result, sums)
     box, pixel_size = result.accumulated.box, result.accumulated.pixel_size
     # The window is counted in resolution lengths: noise is correlated over one of them.
     width = _WINDOW * min(result.prior.curves.resolution() / pixel_size, 0.125 * box)
-    noise = local_mean_square(filtered_difference(result), width)
-    signal = local_mean_square(result.full, width)
+    draw = noise_draw(result, sums)
+    noise = local_mean_square(draw, width)
+    signal = np.maximum(local_mean_square(result.full, width) - noise, 0.0)  # the map's own square less its noise
     region = np.square(result.prior.region)
     level = float((signal * region).sum() / region.sum())
-    std = np.sqrt(noise + missing * signal / max(level, 1e-30))
+    aliases = _aliases(np.square(result.full), result.accumulated.sums[0].padding)
+    std = np.sqrt(noise + (missing / max(level, 1e-30) + aliases) * signal)
     measured = float((noise * region).sum() / region.sum())
-    return Uncertainty(std.astype(np.float32), measured**0.5, predicted**0.5, missing**0.5)
+    return Uncertainty(std.astype(np.float32), measured**0.5, float(sums.noise.sum()) ** 0.5, missing**0.5)
 
 
-def _missing(prior: PriorEstimate, sums: Float[np.ndarray, " more"]) -> float:
-    """Sum over all shells of the signal power that the filter removed.
+def _aliases(square: Float[np.ndarray, "n n n"], padding: int) -> float:
+    """Mean square error of the projector as a share of the signal's: (r / (padding - r))^4 for density at r box widths.
 
-    `sums`, sum T / (W + T)^2 by shell, takes the prior's own signal power, whose FSC was shrunk upwards: over many
-    empty shells that adds up. So each shell is brought to the FSC as measured, scatter below zero and all, and only the
-    sum is known to be positive.
+    It is the relative square of what trilinear interpolation leaves of the aliases of the padded map (README).
     """
-    shrunk, measured = prior.half_fsc, np.clip(prior.measured_fsc, -0.5, 0.9999)
-    per_unit = sums[: len(shrunk)] * (1.0 - shrunk) / shrunk
-    per_unit[-1] = 0.0  # the Nyquist shell is half outside the data: a large weight on an FSC that says little
-    total = (per_unit * measured / (1.0 - measured)).sum()
-    error = per_unit * fsc_error(measured, prior.region) / np.square(1.0 - measured)
-    return float(mean_if_positive(total[None], np.sqrt(np.square(error).sum())[None])[0])
+    box = len(square)
+    line = (np.arange(box) - box // 2) / box
+    radius = np.minimum(np.sqrt(line[:, None, None] ** 2 + line[:, None] ** 2 + line**2), 0.5)
+    return float((square * (radius / (padding - radius)) ** 4).sum() / max(float(square.sum()), 1e-30))
 
 
-def filtered_difference(result: Reconstruction) -> Float[np.ndarray, "n n n"]:
-    """Half the difference of the half maps, filtered like the full map: a draw of noise without signal."""
-    gain = 2.0 * result.prior.half_fsc / (1.0 + result.prior.half_fsc)
-    box = result.accumulated.box
-    radius = np.sqrt(fourier.squared_radii(box, 3))
-    spectrum = np.asarray(scipy.fft.rfftn(0.5 * (result.half1 - result.half2)))
-    spectrum *= np.interp(radius, np.arange(len(gain)), gain, right=0.0).astype(np.float32)
-    return np.asarray(scipy.fft.irfftn(spectrum, result.half1.shape), np.float32)
+def _missing(result: Reconstruction, sums: SolveSums) -> float:
+    """Mean square, inside the region of the prior, of the signal that the filter removed.
+
+    The power of a weak shell scatters about its value, below zero too, and there are many such shells with little taken
+    away from that scatter. So from the first shell with FSC below 0.5 on the power of a Fourier voxel is taken to fall
+    exponentially with frequency, at a height and a rate that the weak shells tell together.
+    """
+    region = result.prior.region
+    box = len(region)
+    first, second = (np.asarray(scipy.fft.rfftn(half * region)) for half in (result.half1, result.half2))
+    scale = 1.0 / (float(box) ** 3 * float(np.square(region, dtype=np.float64).sum()))
+    cross = scale * shell_sums(np.real(first * np.conj(second)), box)
+    powers = [scale * shell_sums(np.square(np.abs(half)), box) for half in (first, second)]
+    middle = np.sqrt(np.maximum(powers[0] * powers[1], 1e-300))
+    curve = np.clip(cross / middle, -0.9999, 0.9999)
+    voxels = shell_sums(np.ones(first.shape), box)
+    kept = np.maximum(sums.kept, 1e-3)
+    power, error = cross / kept / voxels, fsc_error(curve, region) * middle / kept / voxels
+    share = sums.removed * voxels
+    share[-1] = 0.0  # the Nyquist shell is half outside the data: a large weight on a power that says little
+    below = np.flatnonzero(curve[1:] < _SURE)
+    weak = int(below[0]) + 1 if len(below) else len(curve)
+    strong = max(0.0, float((share * power)[:weak].sum()))
+    if len(curve) - weak < 3:
+        return strong + max(0.0, float((share * power)[weak:].sum()))
+    return strong + _falling_sum(power[weak:], error[weak:], share[weak:])
+
+
+def _falling_sum(
+    power: Float[np.ndarray, " weak"], error: Float[np.ndarray, " weak"], share: Float[np.ndarray, " weak"]
+) -> float:
+    """Expected sum of share times power, where the power falls with the shell s like A exp(-B s), A and B unknown.
+
+    The mean over A > 0 and B >= 0 given the measured powers and their errors; both are equally likely beforehand, A at
+    the first of the shells, B up to a fall by e^8 at the last.
+    """
+    steps = np.linspace(0.0, 1.0, len(power))
+    shape = np.exp(-np.linspace(0.0, 8.0, 81)[:, None] * steps)
+    information = (np.square(shape / error)).sum(1)
+    best, deviation = (shape * power / np.square(error)).sum(1) / information, 1.0 / np.sqrt(information)
+    # Likelihood of B: exp(-chi^2 / 2) integrated over A > 0.
+    logarithm = 0.5 * np.square(best / deviation) + np.log(deviation) + log_ndtr(best / deviation)
+    likelihood = np.exp(logarithm - logarithm.max())
+    sums = mean_if_positive(best, deviation) * (shape @ share)
+    return float((likelihood * sums).sum() / likelihood.sum())
+
+
+def noise_draw(result: Reconstruction, sums: SolveSums | None = None) -> Float[np.ndarray, "n n n"]:
+    """A draw of the full map's noise without signal: the difference of the half sets, solved like the full map."""
+    from problems.cryoem import uncertainty_kernels as kernels
+    from problems.cryoem.projection import correct_gridding
+
+    sums = sums or solve_sums(result)
+    first, second = result.accumulated.sums
+    precision = np.append(result.prior.precision, result.prior.precision[-1]).astype(np.float32)
+    spectrum = np.empty(first.grid.shape[:3], np.complex64)
+    kernels.difference(first.grid, second.grid, precision, float(first.padding), spectrum)
+    draw = correct_gridding(fourier.inverse_transform_cropped(spectrum, first.size), first.padding)
+    gain = np.sqrt(sums.noise / np.maximum(sums.difference, 1e-300))
+    spectrum = np.asarray(scipy.fft.rfftn(draw))
+    spectrum *= np.interp(np.sqrt(fourier.squared_radii(first.size, 3)), np.arange(len(gain)), gain).astype(np.float32)
+    return np.asarray(scipy.fft.irfftn(spectrum, draw.shape), np.float32)
 
 
 def local_mean_square(volume: Float[np.ndarray, "n n n"], width: float) -> Float[np.ndarray, "n n n"]:

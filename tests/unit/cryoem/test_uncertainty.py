@@ -8,7 +8,7 @@ import pytest
 from problems.cryoem import read_particles, reconstruct
 from problems.cryoem.masks import soft_sphere
 from problems.cryoem.mrc import read_volume
-from problems.cryoem.uncertainty import filtered_difference, local_mean_square, uncertainty
+from problems.cryoem.uncertainty import _falling_sum, local_mean_square, noise_draw, uncertainty
 
 
 def _scores(star: Path, truth: Path) -> tuple[float, list[float]]:
@@ -27,7 +27,7 @@ def test_calibration_on_an_independent_simulation(shared: Path) -> None:
     folder = shared / "data" / "p64"
     whole, parts = _scores(folder / "p64.star", folder / "truth64.mrc")
     assert whole == pytest.approx(1.0, abs=0.1)
-    assert parts == pytest.approx([1.0, 1.0], abs=0.15)
+    assert parts == pytest.approx([1.0, 1.0], abs=0.1)
 
 
 def test_calibration_on_the_bundled_set(root: Path) -> None:
@@ -41,9 +41,9 @@ def test_predicted_and_measured_noise_agree(root: Path) -> None:
     """The weights alone (noise of the backgrounds, poses as given) predict what the half maps show."""
     result = reconstruct(read_particles(root / "data" / "particles" / "particles.star"))
     found = uncertainty(result)
-    assert found.noise / found.predicted_noise == pytest.approx(1.07, abs=0.1)
+    assert found.noise / found.predicted_noise == pytest.approx(0.97, abs=0.06)
     sphere = soft_sphere(64)
-    noise = filtered_difference(result)
+    noise = noise_draw(result)
     direct = np.sqrt((np.square(noise) * np.square(sphere)).sum() / np.square(sphere).sum())
     assert found.noise == pytest.approx(direct, rel=0.05)
     assert found.std.min() > 0
@@ -56,3 +56,59 @@ def test_local_mean_square_is_that_of_white_noise() -> None:
     assert found.mean() == pytest.approx(9.0, rel=0.05)
     assert found.std() < 1.5
     assert (local_mean_square(np.zeros((8,) * 3, np.float32), 2.0) > 0).all()
+
+
+def test_noise_draw_holds_no_signal(root: Path) -> None:
+    """It does not correlate with the density, which stands a hundred times above it in the strongest shells."""
+    from problems.cryoem.fsc import fsc
+
+    folder = root / "data" / "particles"
+    draw = noise_draw(reconstruct(read_particles(folder / "particles.star")))
+    sphere = soft_sphere(64)
+    curve = fsc(draw * sphere, read_volume(folder / "truth.mrc").array * sphere)
+    assert np.abs(curve[3:12]).max() < 0.35
+    assert abs(curve[3:12].mean()) < 0.12
+
+
+def test_weak_shells_tell_the_sum_together() -> None:
+    """An exponential fall under errors larger than its tail: a tenth of the scatter of the plain sum, little bias."""
+    shells = np.arange(18)
+    truth, error, share = 5.0 * np.exp(-shells / 5.0), 0.4 + 0.15 * shells, 10.0 + 4.0 * shells
+    draw = np.random.default_rng(0)
+    found, plain = [], []
+    for _ in range(200):
+        power = truth + error * draw.standard_normal(18)
+        found.append(_falling_sum(power, error, share))
+        plain.append(float((share * power).sum()))
+    wanted = float((share * truth).sum())
+    assert np.mean(found) == pytest.approx(wanted, rel=0.15)
+    assert np.std(found) < 0.6 * np.std(plain)
+    exact = _falling_sum(truth, 1e-4 * error, share)
+    assert exact == pytest.approx(wanted, rel=0.02)
+    assert _falling_sum(-truth, error, share) > 0.0
+
+
+def test_few_views_in_a_cone_are_known_to_miss_signal(tmp_path: Path) -> None:
+    """Views within 40 degrees of one axis: the z-scores stay near 1 although half of the error is missing signal."""
+    from dataclasses import dataclass
+
+    from problems.cryoem import simulate
+
+    @dataclass(frozen=True)
+    class Cone(simulate.Simulation):
+        def poses(self, indices: range, stream: int = 0) -> np.ndarray:
+            poses = super().poses(indices, stream)
+            height = 1.0 - (1.0 - np.cos(np.radians(poses[:, 1]))) / 2 * (1.0 - np.cos(np.radians(40.0)))
+            poses[:, 1] = np.round(np.degrees(np.arccos(height)), 6)
+            return poses
+
+    simulation = Cone(number=500, box=32, pixel_size=5.0, snr=0.1, shift=5.0)
+    line = np.arange(32) - 16
+    draw = np.random.default_rng(1)
+    z, y, x = np.meshgrid(line, line, line, indexing="ij")
+    places = draw.uniform(-6, 6, (40, 3))
+    squares = ((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2 for a, b, c in places)
+    density = np.sum([np.exp(-square / 2.5) for square in squares], axis=0)
+    simulate.write_particles(simulation, simulate.scale_to_snr(simulation, density.astype(np.float32)), tmp_path)
+    whole, _ = _scores(tmp_path / "particles.star", tmp_path / "truth.mrc")
+    assert whole == pytest.approx(1.0, abs=0.2)
