@@ -12,6 +12,7 @@ slows down slows all of them. Prints the table and writes benchmarks/results/ove
 """
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -72,7 +73,7 @@ class Watching(AutoSwitch):
     """The default rule at work, but never content: the stochastic phase goes on."""
 
     def __init__(self) -> None:
-        super().__init__(rate=-1e300, fraction=-1e300)
+        super().__init__(rate=-1e300, at_most=math.inf)
 
 
 def ours_stochastic(setup: Setup) -> float:

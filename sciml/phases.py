@@ -35,7 +35,8 @@ class Stochastic:
         steps: at most so many steps.
         batch: items per step; None lets `solve` choose (a quarter of the fixed set, 32 to 128 items) and grow it while
             the gradient noise holds the phase back. A given batch is kept.
-        micro_batches: independent parts of a batch from which the gradient noise is measured.
+        micro_batches: independent parts of a batch from which the gradient noise is measured. More parts give more
+            precise estimates and cost more: small parts take as long as large ones.
         accumulate: parts in which a batch is evaluated one after the other, to save memory; their mean over the items
             is exact, also for unequal parts.
         transforms: what is done to the gradient before the rule takes it, in order (`sciml.optim.Clip`, `Normalize`,
@@ -46,7 +47,7 @@ class Stochastic:
     lr: float | Schedule = 1e-3
     steps: int = 20_000
     batch: int | None = None
-    micro_batches: int = 4
+    micro_batches: int = 2
     accumulate: int = 1
     transforms: tuple[Transform, ...] = ()
     keep: Keep | None = None

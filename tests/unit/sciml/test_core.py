@@ -368,7 +368,7 @@ def test_batches_differ_from_step_to_step_and_are_the_same_in_every_run(size):
         problem = Recording(size=size)
         sciml.solve(problem, Weights(), [sciml.Adam(steps=25, batch=32)])
         runs.append(problem.seen)
-    assert len(runs[0]) == 4 * 21 + 4  # four parts a step while the noise is measured (0 to 19 and 20), else one
+    assert len(runs[0]) == 2 * 21 + 4  # two parts a step while the noise is measured (0 to 19 and 20), else one
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     assert len({float(batch.sum()) for batch in runs[0]}) == len(runs[0])
 
