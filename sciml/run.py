@@ -8,6 +8,7 @@ DIR/report.html        one page
 DIR/stages/NAME/       one folder a solve: stage.json (when it began), metrics.jsonl and checkpoints/
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -171,6 +172,12 @@ class Run:
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """Write summary.json, the object that `--json` prints. It marks the run as finished: write it last."""
         return write_atomic(self.path / "summary.json", to_json(summary, indent=1) + "\n")
+
+    def discard(self) -> None:
+        """Remove what the run wrote, and its folder if nothing else is in it."""
+        _remove_outputs(self.path)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def _record_provenance(self) -> None:
         file = self.path / "provenance.json"

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from sciml.errors import InputError
-
 if TYPE_CHECKING:
     from problems.cryoem.accumulation import Accumulated, Settings
     from problems.cryoem.particle_set import Particles
@@ -62,6 +60,7 @@ def run(options: Options) -> int:
         OSError: an output cannot be written.
     """
     from problems.cryoem.accumulation import accumulate
+    from problems.cryoem.command_parts import image_progress, peak_rss_mb
     from problems.cryoem.outputs import write_outputs
     from problems.cryoem.particles import Need, read_particles
     from problems.cryoem.uncertainty import uncertainty
@@ -76,7 +75,7 @@ def run(options: Options) -> int:
     earlier = (options.out / "experiment.json").exists() or options.out.is_file()
     make = {"command": ["cryoem", "reconstruct"], "options": options, "overwrite": options.overwrite}
     run_folder = Run.create(options.out, **make) if earlier else None
-    with _progress(len(particles)) as watch:
+    with image_progress("insertion", len(particles)) as watch:
         accumulated = accumulate(particles, settings, watch)
     _say_noise(accumulated)
     run_folder = run_folder or Run.create(options.out, **make)
@@ -102,7 +101,7 @@ def run(options: Options) -> int:
         "switch": [],
         **extra,
         "seconds": time.monotonic() - began,
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": peak_rss_mb(),
         "outputs": outputs,
     }
     return conclude(run_folder, summary, json=options.json)
@@ -115,45 +114,17 @@ def _settings(options: Options, particles: "Particles") -> "Settings":
         InputError: a diameter that makes no sense, a mask that does not fit, or a GPU that is not there.
     """
     from problems.cryoem.accumulation import Settings
+    from problems.cryoem.command_parts import check_diameter, insertion_device, read_mask_option
 
-    extent = particles.box * particles.pixel_size
-    if options.diameter is not None and not 0 < options.diameter <= extent:
-        raise InputError(f"--diameter {options.diameter:g}: give Angstrom between 0 and the box, {extent:g}.")
-    mask: Any = options.mask
-    if mask not in ("sphere", "auto", "none"):
-        from problems.cryoem.mrc import read_volume
-
-        mask = read_volume(options.mask).array
-        if mask.shape != (particles.box,) * 3:
-            shape = " x ".join(map(str, mask.shape))
-            raise InputError(f"--mask {options.mask}: {shape} voxels, but the particles need {particles.box} cubed.")
-        if not (mask.min() >= 0 and 0 < mask.max() <= 1.0001):
-            raise InputError(f"--mask {options.mask}: values must lie in 0 ... 1 and not all be 0.")
+    check_diameter(options.diameter, particles)
     return Settings(
         seed=options.seed,
-        device=_device(options),
+        device=insertion_device(options.device, prefer_gpu=options.solver == "stochastic"),
         use_ctf=options.ctf,
         diameter=options.diameter,
         normalize=options.normalize,
-        mask=mask,
+        mask=read_mask_option(options.mask, particles.box),
     )
-
-
-def _device(options: Options) -> str:
-    """The device of the insertion; torch is imported only where it is needed."""
-    if options.device == "cuda" or (options.device == "auto" and options.solver == "stochastic"):
-        import torch
-
-        if torch.cuda.is_available():
-            return "cuda"
-        if options.device == "cuda":
-            raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto.")
-    try:
-        from problems.cryoem import kernels  # noqa: F401
-    except ImportError:
-        _say("numba does not import here; torch does its work, several times slower.")
-        return "torch"
-    return "cpu"
 
 
 def _solve(
@@ -203,36 +174,3 @@ def _say(text: str) -> None:
     from sciml.cli import say
 
     say(f"reconstruct: {text}")
-
-
-class _progress:
-    """A progress line on a terminal, nothing elsewhere; gives the function to call with the images done."""
-
-    def __init__(self, total: int) -> None:
-        from sciml.progress import Progress
-
-        self.total, self.line, self.began = total, Progress("insertion"), time.monotonic()
-
-    def __enter__(self):
-        self.line.__enter__()
-        return self._update
-
-    def _update(self, done: int) -> None:
-        rate = done / max(time.monotonic() - self.began, 1e-6)
-        self.line.update(step=done, rate=rate, unit="images", left=(self.total - done) / rate)
-
-    def __exit__(self, *error: Any) -> None:
-        self.line.__exit__(*error)
-
-
-def _peak_rss_mb() -> float:
-    """Peak resident memory of this process."""
-    import resource
-    import sys
-
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    # Unlike that of getrusage, this maximum does not go back to the process that started this one.
-    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    peak = found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

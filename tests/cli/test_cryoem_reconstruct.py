@@ -158,7 +158,7 @@ def test_images_without_a_ctf_of_an_odd_box(shared: Path, tmp_path: Path, capsys
     [
         (["--diameter", "500"], "--diameter 500"),
         (["--mask", "nowhere.mrc"], "nowhere.mrc"),
-        (["--mask", "{truth}"], "0 ... 1"),
+        (["--mask", "{truth}"], "from 0 to 1"),
         (["--mask", "{small}"], "32 x 32 x 32 voxels"),
         (["--out", "{file}"], "is a file"),
     ],
