@@ -29,7 +29,7 @@ from problems.cryoem import fourier, kernels, orientations, search_kernels
 from problems.cryoem.image_spectra import ImageSpectra
 from problems.cryoem.insertion import complete
 from problems.cryoem.masks import cosine_edge
-from problems.cryoem.pose_search import Found, search
+from problems.cryoem.pose_search import Found, Grid, search
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetrize_sums
 
@@ -201,7 +201,8 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
     def _search(self, model: MarginalDensity, batch: Drawn, gather: bool) -> tuple[Found, np.ndarray, np.ndarray, int]:
         axes, slices, points = self._slices(model, batch)
         images = self.images.up_to(float(model.radius) + FRONTIER).take(batch.rows.numpy())
-        found = search(images, slices.reshape(-1, points), self.shifts, float(model.radius), gather)
+        grid = Grid(self.orientations(float(model.radius), batch.turn[0].numpy()), self.shifts)
+        found = search(images, slices.reshape(-1, points), grid, float(model.radius), gather)
         return found, axes, slices, points
 
     @torch.no_grad()
@@ -238,12 +239,10 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         turn = np.eye(3)
         whole = torch.ones(self.size, dtype=torch.bool)
         drawn = Drawn(torch.arange(self.size), torch.from_numpy(turn).expand(self.size, 3, 3), whole)
-        found, axes, _, _ = self._search(model, drawn, gather=False)
-        grid = self.orientations(float(model.radius), turn)
-        classes, place = np.divmod(found.orientation, len(grid))
-        rotations = grid[place]
-        rotations = np.where(found.half[:, None, None] == 1, orientations.HALF_TURN @ rotations, rotations)
-        return Poses(rotations, self.shifts[found.shift], classes, found.log_likelihood)
+        found, *_ = self._search(model, drawn, gather=False)
+        grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
+        rotations, offsets = grid.poses(found.places[:, 0])
+        return Poses(rotations, offsets, found.places[:, 0, 1] // len(grid.rotations), found.log_likelihood)
 
     def log_likelihood(self, model: MarginalDensity, rows: np.ndarray, turn: np.ndarray, radius: float) -> float:
         """Mean over some images of the log of the mean likelihood, up to a radius given: what starts are ranked by."""

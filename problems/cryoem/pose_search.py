@@ -19,11 +19,15 @@ from jaxtyping import Complex, Float, Int
 
 from problems.cryoem import search_kernels
 from problems.cryoem.image_spectra import ImageSpectra
+from problems.cryoem.orientations import HALF_TURN
 
 CUTOFF = 12.0
 """Poses less likely than exp(-CUTOFF) of the best one of their image are left out."""
 SPARSE = 0.08
 """Share of likely poses below which the sums of an image are a loop, not a matrix product."""
+APART_DEG = 25.0
+"""Least turn between two poses that are given for one image."""
+_COSINE = np.float32(np.cos(np.radians(APART_DEG)))
 _SCORES = 1 << 18  # scores per matrix product: both products of a chunk stay in a core's cache
 
 
@@ -34,51 +38,68 @@ class Found:
     Attributes:
         numerator: (orientations, points) complex64. denominator: (orientations, points) float32.
         log_likelihood: (images,) log of the mean likelihood over all poses of the grid, relative to an empty map.
-        orientation: (images,) best one. half: (images,) 1 if it is the one at psi + 180 degrees. shift: (images,) best.
+        places: (images, poses, 3) the likeliest poses, best first: shift, orientation, and 1 for psi + 180 degrees.
         evaluated: scores computed.
     """
 
     numerator: Complex[np.ndarray, "orientations points"]
     denominator: Float[np.ndarray, "orientations points"]
     log_likelihood: Float[np.ndarray, " images"]
-    orientation: Int[np.ndarray, " images"]
-    half: Int[np.ndarray, " images"]
-    shift: Int[np.ndarray, " images"]
+    places: Int[np.ndarray, "images poses 3"]
     evaluated: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Poses that are tried.
+
+    Attributes:
+        rotations: (orientations, 3, 3) of a half-turn grid (`orientations`). shifts: (shifts, 2), (x, y) in pixels.
+    """
+
+    rotations: Float[np.ndarray, "orientations 3 3"]
+    shifts: Float[np.ndarray, "shifts 2"]
+
+    def poses(self, places: Int[np.ndarray, "*batch 3"]) -> tuple[np.ndarray, np.ndarray]:
+        """Rotations (*batch, 3, 3) and offsets (*batch, 2) of places on the grid; with several classes, of each alike."""
+        turn = np.where(places[..., 2, None, None] == 1, HALF_TURN, np.eye(3))
+        return turn @ self.rotations[places[..., 1] % len(self.rotations)], self.shifts[places[..., 0]]
 
 
 def search(
     images: ImageSpectra,
     slices: Complex[np.ndarray, "orientations points"],
-    shifts: Float[np.ndarray, "shifts 2"],
+    grid: Grid,
     radius: float,
     gather: bool = True,
+    poses: int = 1,
 ) -> Found:
     """Score images on a grid of poses.
 
     Args:
         images: up to a radius at which the sums are wanted.
-        slices: of the reference at the points of `images`, one a rotation of a half-turn grid.
-        shifts: (x, y) in pixels, candidates for the offset of every image.
+        slices: of the reference at the points of `images`, one a rotation of the grid; of several references in turn.
+        grid: what is tried.
         radius: only points within it are scored; the others only collect.
         gather: whether sums are wanted.
+        poses: how many likely ones are wanted, at least `APART_DEG` apart (of several references: only the best).
     """
     disc, count = images.disc, len(slices)
     scored = disc.within(radius)
     real, imaginary = (np.ascontiguousarray(2.0 * part[:, :scored]) for part in (slices.real, slices.imag))
     power = np.square(np.abs(slices[:, :scored])).astype(np.float32)
+    shifts = grid.shifts
     phases = disc.phases(shifts)
     found = Found(
         numerator=np.zeros((count, len(disc)) if gather else (0, 0), np.complex64),
         denominator=np.zeros((count, len(disc)) if gather else (0, 0), np.float32),
         log_likelihood=np.empty(len(images)),
-        orientation=np.empty(len(images), np.int64),
-        half=np.empty(len(images), np.int64),
-        shift=np.empty(len(images), np.int64),
+        places=np.empty((len(images), poses, 3), np.int64),
         evaluated=2 * count * len(shifts) * len(images),
     )
     squares = np.square(images.transfer)
     norms = squares[:, :scored] @ power.T
+    turns = np.ascontiguousarray(grid.rotations.reshape(-1, 9), np.float32)
     step = max(1, _SCORES // (count * len(shifts)))
     for start in range(0, len(images), step):
         part = slice(start, min(start + step, len(images)))
@@ -87,20 +108,20 @@ def search(
         flat = shifted.reshape(-1, len(disc))[:, :scored]
         a = np.dot(np.ascontiguousarray(flat.real), real.T).reshape(-1, len(shifts), count)
         b = np.dot(np.ascontiguousarray(flat.imag), imaginary.T).reshape(-1, len(shifts), count)
-        _collect(found, part, (a, b, norms[part]), shifted, squares[part])
+        _collect(found, part, (a, b, norms[part], turns), shifted, squares[part])
     found.log_likelihood[:] -= np.log(2.0 * count * len(shifts))
     return found
 
 
 def _collect(found: Found, part: slice, scores: tuple, shifted: np.ndarray, squares: np.ndarray) -> None:
     """Posterior and sums of a chunk of images."""
-    plus, minus, norms = scores
+    plus, minus, norms, turns = scores
+    turns = np.resize(turns, (plus.shape[2], 9))  # several references share the grid
     gather = len(found.numerator) > 0
     dense = []
     for j, i in enumerate(range(part.start, part.stop)):
-        total, kept, shift, orientation, half = search_kernels.posterior(plus[j], minus[j], norms[j], CUTOFF)
-        found.log_likelihood[i], found.shift[i] = total, shift
-        found.orientation[i], found.half[i] = orientation, half
+        found.log_likelihood[i], kept = search_kernels.posterior(plus[j], minus[j], norms[j], CUTOFF)
+        search_kernels.likeliest(plus[j], minus[j], turns, _COSINE, found.places[i])
         if not gather:
             continue
         if kept > SPARSE * plus[j].size:

@@ -12,7 +12,6 @@ The FSC of the halves then filters each (Wiener) and sets the radius up to which
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,13 +19,13 @@ from jaxtyping import Float, Int
 from problems.cryoem import fourier, kernels, orientations, rotations, search_kernels
 from problems.cryoem.accumulation import Settings, batches, measure_noise, positive, views_of
 from problems.cryoem.fsc import fsc, last_shell_before
-from problems.cryoem.image_spectra import Disc, whitened
+from problems.cryoem.image_spectra import Disc, ImageSpectra, whitened
 from problems.cryoem.insertion import Views, complete
 from problems.cryoem.masks import cosine_edge, soft_sphere
 from problems.cryoem.noise import NoiseModel
 from problems.cryoem.particle_set import Particles
-from problems.cryoem.polish import Observed, Polished, PolishOptions, Reference, polish
-from problems.cryoem.pose_search import search
+from problems.cryoem.polish import Observed, Polished, Reference, best_of, polish
+from problems.cryoem.pose_search import Grid, search
 from problems.cryoem.prior import shrink_fsc
 from problems.cryoem.projection import correct_gridding
 from sciml.errors import InputError
@@ -35,6 +34,10 @@ MARGIN = 2
 """Shells beyond the FSC's 0.143 up to which images are compared with the map."""
 LEAP = 4
 """Most shells by which that radius grows in an iteration."""
+CANDIDATES = 3
+"""Likeliest poses of a search that are polished."""
+JUMP_DEG, JUMPS = 10.0, 0.005
+"""Images are searched again while more than this share of them found a better pose further away than so many degrees."""
 AHEAD = 6
 """Shells beyond the compared ones that the maps of an iteration hold, so that the FSC can be seen to go on."""
 
@@ -151,11 +154,12 @@ class Refinement:
         filtered = fourier.resample(filtered, box, self.radius)
         self.maps = [filtered, filtered]
         self.iterations: list[Iteration] = []
+        self.jumps = 0
 
     def step(self, watch: Callable[[int], None] | None = None) -> Iteration:
         """One iteration."""
         number = len(self.iterations)
-        searched = number < self.options.searches
+        searched = number < self.options.searches or self.jumps > JUMPS * len(self.particles)
         if number == 0:
             self.scale_start()
         side = self._side(self.radius + AHEAD)
@@ -166,6 +170,7 @@ class Refinement:
             plan.run(part, images, sums)
             if watch:
                 watch(part.stop)
+        self.jumps = plan.jumps
         self._weigh()
         curve, resolution = self._solve(sums, side)
         turn = rotations.angular_distance(before.rotations, self.poses.rotations)
@@ -235,21 +240,20 @@ class _Pass:
     """One pass over the images at a radius, a block at a time."""
 
     def __init__(self, state: Refinement, side: int, radius: float, search_radius: float | None, known: bool) -> None:
-        self.state, self.known = state, known
+        self.state, self.known, self.jumps = state, known, 0
         box = state.particles.box
         self.wide = Disc(box, min(radius + AHEAD, box / 2))
         self.near = Disc(box, min(radius, box / 2))
         self.references = [Reference(state.spectrum(half, side), self.near) for half in (1, 2)]
         self.search_radius = search_radius
         if search_radius is not None:
-            grid = orientations.half_turn_grid(2)
-            self.grid = orientations.turned(grid, orientations.random_turns(1, state.draw)[0])
-            self.shifts = orientations.shift_disc(box / 16, box / 32)
-            axes = np.ascontiguousarray(2.0 * self.grid[:, :2], np.float32)
+            turned = orientations.turned(orientations.half_turn_grid(2), orientations.random_turns(1, state.draw)[0])
+            self.grid = Grid(turned, orientations.shift_disc(box / 16, box / 32))
+            axes = np.ascontiguousarray(2.0 * turned[:, :2], np.float32)
             disc = Disc(box, search_radius)
             self.slices = []
             for reference in self.references:
-                out = np.empty((len(grid), len(disc)), np.complex64)
+                out = np.empty((len(turned), len(disc)), np.complex64)
                 kernels.gather(reference.spectrum, axes, disc.kx, disc.ky, out)
                 self.slices.append(out)
         self.center = self.wide.phases(np.full((1, 2), -float(box // 2)))[0]
@@ -264,7 +268,7 @@ class _Pass:
             if mine.any():
                 self._half(half, rows[mine], spectra.take(np.flatnonzero(mine)), sums[half - 1])
 
-    def _half(self, half: int, rows: np.ndarray, spectra: Any, sums: np.ndarray) -> None:
+    def _half(self, half: int, rows: np.ndarray, spectra: ImageSpectra, sums: np.ndarray) -> None:
         state, poses = self.state, self.state.poses
         near = len(self.near)
         values = np.ascontiguousarray(spectra.values[:, :near])
@@ -276,17 +280,30 @@ class _Pass:
         if self.known:
             found = polish(reference, observed, poses.rotations[rows], poses.offsets[rows])
         if self.search_radius is not None:
-            scored = spectra.up_to(self.search_radius)
-            best = search(scored, self.slices[half - 1], self.shifts, self.search_radius, gather=False)
-            turn = np.where(best.half[:, None, None] == 1, orientations.HALF_TURN, np.eye(3))
-            fresh = polish(reference, observed, turn @ self.grid[best.orientation], self.shifts[best.shift])
-            found = fresh if found is None else _better(found, fresh)
+            fresh = self._searched(half, spectra, observed)
+            if found is None:
+                found = fresh
+            else:
+                jumped = fresh.misfit < found.misfit
+                self.jumps += int((rotations.angular_distance(fresh.rotations, found.rotations)[jumped] > JUMP_DEG).sum())
+                found = _better(found, fresh)
         assert found is not None
         poses.rotations[rows], poses.offsets[rows], poses.covariance[rows] = found.rotations, found.offsets, found.covariance
         self._judge(rows, found, spectra, reference)
         self._insert(rows, found, spectra, sums)
 
-    def _judge(self, rows: np.ndarray, found: Polished, spectra: Any, reference: Reference) -> None:
+    def _searched(self, half: int, spectra: ImageSpectra, observed: Observed) -> Polished:
+        """The best of the likeliest poses on the grid, polished."""
+        reference, radius = self.references[half - 1], self.search_radius
+        assert radius is not None
+        scored = spectra.up_to(radius)
+        best = search(scored, self.slices[half - 1], self.grid, radius, gather=False, poses=CANDIDATES)
+        starts, offsets = self.grid.poses(best.places)
+        low = replace(observed, values=np.ascontiguousarray(observed.values[:, : len(scored.disc)]))
+        first, _ = best_of(replace(reference, plane=scored.disc), low, starts, offsets)
+        return polish(reference, observed, first.rotations, first.offsets)
+
+    def _judge(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, reference: Reference) -> None:
         """Evidence of each pose: log likelihood against an empty map, and its expectation."""
         near = len(self.near)
         power = np.square(np.abs(spectra.values[:, :near])).sum(1)
@@ -297,7 +314,7 @@ class _Pass:
         expected = np.square(np.abs(slices) * spectra.transfer[:, :near]).sum(1)
         self.state.poses.evidence[rows], self.state.poses.expected[rows] = evidence, expected
 
-    def _insert(self, rows: np.ndarray, found: Polished, spectra: Any, sums: np.ndarray) -> None:
+    def _insert(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, sums: np.ndarray) -> None:
         weights = self.state.poses.weights[rows].astype(np.float32)
         phases = self.wide.phases(found.offsets)
         values = spectra.values * phases * (spectra.transfer * weights[:, None])

@@ -26,7 +26,7 @@ def posterior(real, imaginary, norm, cutoff):
         cutoff: weights below exp(-cutoff) of the largest are set to 0.
 
     Returns:
-        log of the sum of all likelihoods; number of entries that are not 0; best shift, orientation, and half (0 or 1).
+        log of the sum of all likelihoods, and the number of entries that are not 0.
     """
     shifts, count = real.shape
     best = np.float32(-1e30)
@@ -36,7 +36,7 @@ def posterior(real, imaginary, norm, cutoff):
             highest = max(highest, real[s, r] - norm[r] + abs(imaginary[s, r]))
         best = max(best, highest)
     floor = best - cutoff
-    total, kept, place_s, place_r, half, top = 0.0, 0, 0, 0, 0, np.float32(-1.0)
+    total, kept = 0.0, 0
     for s in range(shifts):
         for r in range(count):
             middle, side = real[s, r] - norm[r], imaginary[s, r]
@@ -49,16 +49,63 @@ def posterior(real, imaginary, norm, cutoff):
             imaginary[s, r] = first - second
             total += first + second
             kept += 1
-            if max(first, second) > top:
-                top = max(first, second)
-                place_s, place_r, half = s, r, 0 if first >= second else 1
     scale = np.float32(1.0 / total)
     for s in range(shifts):
         for r in range(count):
             if real[s, r] != 0:
                 real[s, r] *= scale
                 imaginary[s, r] *= scale
-    return best + math.log(total), kept, place_s, place_r, half
+    return best + math.log(total), kept
+
+
+@numba.njit(**_FAST)
+@no_type_check
+def likeliest(plus, minus, rotations, cosine, found):
+    """The likeliest poses of one image that lie apart.
+
+    Args:
+        plus, minus: (shifts, orientations) from `posterior`.
+        rotations: (orientations, 9) float32, matrices A of the first half turn.
+        cosine: (trace - 1) / 2 of the turn between two poses, above which they are taken for one.
+        found: (poses, 3) int64: shift, orientation, half of each; those that cannot be found repeat the one before.
+    """
+    shifts, count = plus.shape
+    best = np.zeros((2, count), np.float32)
+    place = np.zeros((2, count), np.int64)
+    for s in range(shifts):
+        for r in range(count):
+            p = plus[s, r]
+            if p == 0:
+                continue
+            m = minus[s, r]
+            if p + m > best[0, r]:
+                best[0, r], place[0, r] = p + m, s
+            if p - m > best[1, r]:
+                best[1, r], place[1, r] = p - m, s
+    for number in range(found.shape[0]):
+        top, half, where = np.float32(0.0), 0, -1
+        for h in range(2):
+            for r in range(count):
+                if best[h, r] > top:
+                    top, half, where = best[h, r], h, r
+        if where < 0:
+            found[number] = found[number - 1]
+            continue
+        found[number, 0], found[number, 1], found[number, 2] = place[half, where], where, half
+        if number + 1 == found.shape[0]:
+            break
+        for r in range(count):
+            upper = np.float32(0.0)
+            for j in range(6):
+                upper += rotations[r, j] * rotations[where, j]
+            lower = np.float32(0.0)
+            for j in range(6, 9):
+                lower += rotations[r, j] * rotations[where, j]
+            # Half a turn in the plane changes the sign of the first two rows.
+            if upper + lower > 2 * cosine + 1:
+                best[half, r] = 0
+            if lower - upper > 2 * cosine + 1:
+                best[1 - half, r] = 0
 
 
 @numba.njit(**_FAST)
