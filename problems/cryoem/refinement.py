@@ -28,7 +28,9 @@ from problems.cryoem.polish import Observed, Polished, Reference, best_of, polis
 from problems.cryoem.pose_search import Grid, search
 from problems.cryoem.prior import shrink_fsc
 from problems.cryoem.projection import correct_gridding
+from problems.cryoem.refinement_checkpoint import Keeper
 from sciml.errors import InputError
+from sciml.stage import Stage
 
 MARGIN = 2
 """Shells beyond the FSC's 0.143 up to which images are compared with the map."""
@@ -338,30 +340,39 @@ def refine(
     start: Float[np.ndarray, "n n n"],
     options: Options | None = None,
     watch: Callable[[Iteration], None] | None = None,
+    stage: Stage | None = None,
 ) -> Refined:
     """Refine poses and half maps from a start map.
 
     Args:
         particles: the set; its half sets are kept, its poses not used. start: a map at the box of the images.
         options: how. watch: called after every iteration.
+        stage: where the state is kept after every iteration. If it holds one, the refinement goes on from there, to the
+            same bits on the same machine.
 
     Raises:
-        InputError: a start map of another box, or an unusable image.
+        InputError: a start map of another box, an unusable image, or a state kept of other images.
     """
     options = options or Options()
     state = Refinement(particles, start, options)
-    best, since, converged = np.inf, 0, False
-    while len(state.iterations) < options.iterations:
+    keeper = Keeper(stage)
+    keeper.resume(state)
+    while not (converged := settled(state.iterations)) and len(state.iterations) < options.iterations:
         record = state.step()
+        keeper.write(state)
         if watch:
             watch(record)
-        since = 0 if record.resolution < 0.995 * best else since + 1
-        best = min(best, record.resolution)
-        if since >= 2 and not record.searched and record.turn_deg < 0.5:
-            converged = True
-            break
     posed = with_poses(particles, state.poses, state.halves)
     return Refined(posed, state.poses, state.iterations, converged)
+
+
+def settled(iterations: list[Iteration]) -> bool:
+    """Whether a refinement has come to rest: two iterations without gain in resolution, and poses that hardly move."""
+    best, since = np.inf, 0
+    for record in iterations:
+        since = 0 if record.resolution < 0.995 * best else since + 1
+        best = min(best, record.resolution)
+    return since >= 2 and not iterations[-1].searched and iterations[-1].turn_deg < 0.5
 
 
 def with_poses(particles: Particles, poses: Poses, halves: Int[np.ndarray, " n"]) -> Particles:
