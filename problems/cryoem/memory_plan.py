@@ -1,0 +1,189 @@
+"""What a search for poses will take before it starts: memory by its parts, reading, and a rough time.
+
+The formulas count the arrays that the code holds at its peak, in bytes; each names where they are made. What they leave
+out is small or fixed: the interpreter with its libraries and the compiled kernels, measured once. Times are operation
+counts over a rate measured on one core of a 2020s server; they are good to a factor of two or three.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from problems.cryoem.abinitio import Options as AbInitioOptions
+    from problems.cryoem.particle_set import Particles
+    from problems.cryoem.refinement import Options as RefineOptions
+
+WITH_TORCH, WITHOUT_TORCH = 330e6, 190e6
+"""Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
+RATE = 4e10
+"""Floating-point operations of the pose search a second and core, exponentials included (measured)."""
+POLISH = 25e-9
+"""Seconds that one Fourier point of one image costs in one evaluation of a pose by `polish` (measured)."""
+TYPICAL_ITERATIONS = 8
+"""Of a refinement, where at most 15 are allowed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command will take.
+
+    Attributes:
+        command: its name.
+        parts: (what, bytes) held at the same time at the peak.
+        read: bytes read from the stacks, all passes together.
+        passes: over the images.
+        seconds: on one core, roughly.
+        notes: assumptions, a sentence each.
+    """
+
+    command: str
+    parts: Sequence[tuple[str, float]]
+    read: float
+    passes: float
+    seconds: float
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def memory(self) -> float:
+        """Peak resident bytes."""
+        return sum(size for _, size in self.parts)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "plan": self.command,
+            "memory_mb": self.memory / 2**20,
+            "parts": [{"part": name, "mb": size / 2**20} for name, size in self.parts],
+            "read_mb": self.read / 2**20,
+            "passes": self.passes,
+            "cpu_seconds": self.seconds,
+            "notes": list(self.notes),
+        }
+
+    def text(self) -> str:
+        """For a terminal."""
+        rows = [*self.parts, ("peak memory", self.memory)]
+        width = max(len(name) for name, _ in rows)
+        lines = [f"  {name:<{width}}  {size / 2**20:10,.0f} MB" for name, size in rows]
+        lines += [
+            f"Reads {self.read / 2**20:,.0f} MB ({self.passes:g} passes over the images).",
+            f"Roughly {_duration(self.seconds)} on one core.",
+            *self.notes,
+        ]
+        return "\n".join([f"{self.command}:", *lines])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def show_plan(plan: Plan, json: bool) -> None:
+    """Print a plan: words, or one JSON object."""
+    from sciml.cli import print_json
+
+    if json:
+        print_json(plan.summary)
+    else:
+        print(plan.text())
+
+
+def _points(radius: float) -> float:
+    """Independent Fourier points |k| < radius of an image."""
+    return 0.5 * np.pi * radius**2
+
+
+def _blocks(particles: "Particles", batch_mb: float) -> float:
+    """A block of images on its way to Fourier values (`accumulation.batches`, `image_spectra.whitened`): the images as
+    read, prepared, their transform and the phases; or, before, the images that noise is measured from."""
+    from problems.cryoem.noise import sample_indices
+
+    one = 4.0 * particles.box**2
+    block = min(batch_mb * 2**20, one * len(particles))
+    sample = one * len(sample_indices(np.unique(particles.optics_group, return_inverse=True)[1].reshape(-1)))
+    return max(4.0 * block, 2.5 * sample)
+
+
+def _stack_bytes(particles: "Particles") -> float:
+    return float(len(particles)) * particles.box**2 * particles.stacks[0].dtype.itemsize
+
+
+def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
+    """What `abinitio` takes."""
+    from problems.cryoem import abinitio, marginal, orientations
+
+    box, count = particles.box, len(particles)
+    diameter = None if options.diameter is None else options.diameter / (box * particles.pixel_size)
+    plan = marginal.Plan.fit(box, diameter)
+    used = min(count, abinitio.MOST)
+    points = _points(plan.stop + marginal.FRONTIER)
+    views = len(orientations.half_turn_grid(2)) * options.classes
+    shifts = len(orientations.shift_disc(plan.shift_range, plan.shift_step))
+    row = 12.0 * points  # complex64 value and float32 transfer (`ImageSpectra`)
+    padded = (2.0 * plan.side) ** 3
+    parts = [
+        ("interpreter and libraries", WITH_TORCH),
+        ("Fourier values of all images", count * row),
+        ("those that take part in the search", used * row),
+        ("the whole set in one gradient: values, CTF squared, norms", used * (row + 4 * points + 4 * views)),
+        ("slices of the map and their sums", views * points * 28.0),
+        ("padded volumes", options.classes * padded * 16.0),
+        ("a block of images", _blocks(particles, options.settings.batch_mb)),
+    ]
+    steps = [(rounds[0], options.starts / 2**place) for place, rounds in enumerate(abinitio.ROUNDS)]
+    batch = float(np.clip(used / 4, 32, 192))
+    raced = sum(number * starts for number, starts in steps) * batch if options.starts > 1 else 0.0
+    whole = (abinitio.FINISH.steps or 3) + 1.5
+    scored = 0.5 * raced + 35 * batch + whole * used + count  # the first steps are coarser
+    seconds = 4.0 * scored * views * shifts * _points(plan.stop) / RATE + 6.0
+    notes = [f"Images are compared up to {box * particles.pixel_size / plan.stop:.1f} Angstrom at most."]
+    if count > used:
+        notes.append(f"{used:,} of the {count:,} images take part in the search; all get poses at its end.")
+    one = particles.box**2 * particles.stacks[0].dtype.itemsize
+    return Plan("abinitio", parts, _stack_bytes(particles) + 1000.0 * one, 1, seconds, notes)
+
+
+def plan_refine(particles: "Particles", options: "RefineOptions") -> Plan:
+    """What `refine` takes, if resolution comes near Nyquist: the maps of an iteration are no larger than it needs."""
+    from problems.cryoem import orientations, refinement
+
+    box, count = particles.box, len(particles)
+    side = 2.0 * (box // 2) + 4
+    grid, own = (2.0 * side) ** 3, (2.0 * box) ** 3
+    iteration = {
+        "sums of the two halves (half grids, 12 bytes)": 2 * 6.0 * grid,
+        "spectra of the two maps, and the part that slices touch": 2 * (4.0 + 4.0) * grid,
+        "maps and transforms of the solve": 6.0 * grid,
+    }
+    final = {
+        "sums of the two halves (half grids, 12 bytes)": 2 * 6.0 * own,
+        "transforms of the solves, uncertainty": 12.0 * own,
+    }
+    larger = iteration if sum(iteration.values()) > sum(final.values()) else final
+    poses = count * 8.0 * (9 + 2 + 4 + 25) * 2
+    parts = [
+        ("interpreter and libraries", WITHOUT_TORCH),
+        *larger.items(),
+        ("poses and their covariances", poses),
+        ("a block of images", _blocks(particles, options.settings.batch_mb)),
+    ]
+    iterations = min(options.iterations, TYPICAL_ITERATIONS)
+    searches = min(options.searches, iterations)
+    views = len(orientations.half_turn_grid(2))
+    shifts = len(orientations.shift_disc(box / 16, box / 32))
+    fills = 0.84 if options.diameter is None else min(1.1 * options.diameter / (box * particles.pixel_size), 0.84)
+    searched = 4.0 * count * views * shifts * _points(min(12.0 * 0.84 / fills, box / 2)) * searches / RATE
+    polished = count * POLISH * _points(0.35 * box) * (8.0 * (iterations - searches) + 20.0 * searches)
+    seconds = searched + polished + 1e-8 * own * iterations + 6.0
+    passes = iterations + 1
+    notes = [
+        f"Taken to need {iterations} iterations (at most {options.iterations}); time if images are compared up to "
+        f"{particles.pixel_size / 0.35:.1f} Angstrom.",
+        f"At most {refinement.AHEAD} Fourier shells more than are compared are held, so coarser data take less memory.",
+    ]
+    return Plan("refine", parts, passes * _stack_bytes(particles), passes, seconds, notes)
