@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from problems.cryoem.particles import Particles, read_particles
     from problems.cryoem.reconstruction import reconstruct
+    from problems.cryoem.refinement import refine
 
 _HOMES = {
     "Particles": "problems.cryoem.particles",
     "read_particles": "problems.cryoem.particles",
     "reconstruct": "problems.cryoem.reconstruction",
+    "refine": "problems.cryoem.refinement",
 }
 
-__all__ = ["Particles", "read_particles", "reconstruct"]
+__all__ = ["Particles", "read_particles", "reconstruct", "refine"]
 
 
 def __getattr__(name: str) -> Any:

@@ -245,6 +245,8 @@ def simulate(options: SimulateOptions) -> int:
 _HERE = {"check": (CheckOptions, check), "fsc": (FscOptions, fsc), "simulate": (SimulateOptions, simulate)}
 _ELSEWHERE = {
     "reconstruct": "problems.cryoem.reconstruct_command",
+    "abinitio": "problems.cryoem.abinitio_command",
+    "refine": "problems.cryoem.refine_command",
     "postprocess": "problems.cryoem.postprocess_command",
 }
 
