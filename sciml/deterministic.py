@@ -47,6 +47,7 @@ class DeterministicRunner:
         self.watch = Generalization()
         self.surveyed = math.inf  # loss on fresh items when the set was last drawn anew
         self.best: list[float] = []  # [smallest decrement, its loss, iteration] of the last time it halved
+        self.lows: list[list[float]] = []  # [iteration, loss on fresh items] each time it was the smallest so far
         self.decrement = math.inf
         self.records: list[dict[str, Any]] = []
 
@@ -171,6 +172,9 @@ class DeterministicRunner:
     def _look_beside(self) -> Ending | None:
         """Over-fitting and exhaustion of the set, judged on samples that it does not hold; all terms count."""
         fresh = self._fresh()
+        if self._unrewarded(fresh):
+            reason = f"twice the iterations did not lower the loss on fresh samples {self.phase.payoff:g}-fold"
+            return Ending("CONVERGED", reason, {"fresh_loss": fresh})
         self.watch.look(self.loss, fresh)
         verdict = self.watch.verdict
         if verdict == "over-fitted":
@@ -183,6 +187,15 @@ class DeterministicRunner:
             return None
         reason = f"sampling noise: the set is as large as allowed, its loss {self.loss:.3g}, {fresh:.3g} beside it"
         return Ending("NOISE_FLOOR", reason, {"fresh_loss": fresh})
+
+    def _unrewarded(self, fresh: float) -> bool:
+        """Whether the second half of all iterations lowered the loss on fresh items by less than the phase's payoff."""
+        if not self.lows or fresh < self.lows[-1][1]:
+            self.lows.append([self.step, fresh])
+        early = [loss for step, loss in self.lows if 2 * step <= self.step]
+        if self.phase.payoff is None or self.step < 4 * self.phase.patience or not early:
+            return False
+        return self.lows[-1][1] * self.phase.payoff > early[-1] > 0
 
     def _exhausted(self) -> bool:
         """Whether ||g||^2 < EXHAUSTED times the noise energy of the set's own gradient, where that can be measured."""
@@ -270,5 +283,6 @@ _COUNTERS = (
     "last_restart",
     "surveyed",
     "best",
+    "lows",
     "decrement",
 )

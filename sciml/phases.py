@@ -126,16 +126,21 @@ class Deterministic:
             times the first one.
         patience: converged also when, over so many iterations, neither the decrement halves nor the loss falls by 1 %.
         check: iterations between two looks at fresh samples (streams only).
+        payoff: converged also when twice the iterations (at least 4 times `patience`) do not lower the loss on fresh
+            samples by this factor (streams only); None: last digits are worth any work.
     """
 
     steps: int = 20_000
     tolerance: float = 1e-9
     patience: int = 300
     check: int = 20
+    payoff: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.patience < 1 or self.check < 1 or self.tolerance < 0:
             raise InputError(f"{self}: need steps, patience and check of at least 1 and a tolerance of at least 0")
+        if self.payoff is not None and not self.payoff > 1:
+            raise InputError(f"{type(self).__name__}(payoff={self.payoff}): a factor above 1, or None")
 
     def method(self, objective: Objective) -> QuasiNewton | LevenbergMarquardt:
         """The algorithm with fresh state."""

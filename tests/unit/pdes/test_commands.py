@@ -53,6 +53,40 @@ def test_converged_between_its_points_only_is_no_success(
     assert len(answer["warnings"]) == 1
 
 
+def test_without_a_time_it_ends_when_more_work_no_longer_pays(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[sciml.GaussNewton] = []
+
+    def quick(problem, model, phases, **options):  # type: ignore[no-untyped-def]
+        asked.extend(phases)
+        options["budget"] = sciml.Budget(evaluations=5)
+        return solve(problem, model, phases, **options)
+
+    solve = sciml.solve
+    monkeypatch.setattr("sciml.solve", quick)
+    run(capsys, "solve", "heat", "--out", str(tmp_path / "open"))
+    run(capsys, "solve", "heat", "--seconds", "9", "--out", str(tmp_path / "timed"))
+    assert [phase.payoff for phase in asked] == [2.0, None]
+
+
+def test_the_payoff_of_twice_the_iterations_is_asked_for_where_it_is_given() -> None:
+    problem = make("heat")
+    problem.points = 600
+
+    def end(payoff: float | None) -> dict:
+        phase = sciml.GaussNewton(payoff=payoff, patience=5, check=5, steps=40)
+        return sciml.solve(problem, problem.model(0), [phase], seed=0).switch[0]
+
+    early, late = end(1e30), end(None)  # more than any work brings: the end comes as soon as it may
+    assert early["step"] == 20
+    assert "twice the iterations" in early["reason"]
+    assert late["step"] == 40
+    assert end(1.5)["step"] == 40  # twice the iterations bring more than that here
+    with pytest.raises(sciml.InputError, match="a factor above 1"):
+        sciml.GaussNewton(payoff=0.5)
+
+
 def test_a_switch_asks_for_adam_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ("solve", "poisson_1d", "--switch", "30", "--seconds", "2", "--out", str(tmp_path / "run"))
     first, second = run(capsys, *words)[1]["switch"]
