@@ -68,18 +68,18 @@ class StartMap:
     Attributes:
         maps: (classes, n, n, n) at the box of the images, best class first.
         rotations, offsets: most likely pose of every image; offsets (x, y) in Angstrom.
-        classes: (n,) most likely class of every image, from 0.
-        log_likelihood: (n,) log of the mean likelihood of every image over all poses, relative to an empty map.
+        classes: most likely class of every image, from 0.
+        log_likelihood: log of the mean likelihood of every image over all poses, relative to an empty map.
         resolution: Angstrom, of the finest scored shell.
         race: a record for every round and start: steps, log_likelihood, resolution (scored, Angstrom), kept.
         solution: of the winner.
     """
 
     maps: Float[np.ndarray, "classes n n n"]
-    rotations: Float[np.ndarray, "n 3 3"]
-    offsets: Float[np.ndarray, "n 2"]
-    classes: Int[np.ndarray, " n"]
-    log_likelihood: Float[np.ndarray, " n"]
+    rotations: Float[np.ndarray, "images 3 3"]
+    offsets: Float[np.ndarray, "images 2"]
+    classes: Int[np.ndarray, " images"]
+    log_likelihood: Float[np.ndarray, " images"]
     resolution: float
     race: list[dict[str, Any]]
     solution: sciml.Solution
