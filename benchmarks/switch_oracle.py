@@ -179,9 +179,11 @@ def show(rows: list[dict[str, Any]], verdict: dict[str, Any]) -> None:
         costs = " ".join(f"{row['oracle']:.0f}" for row in own)
         points = " ".join(f"{row['point']}" for row in own)
         ratios = " ".join("miss" if row["auto"] is None else f"{row['auto']:.2f}" for row in own)
-        rivals = [middle([row["snr"] for row in own if "snr" in row] or [None])]
-        rivals.append(middle([row["fixed"].get("0") for row in own]))
-        rivals.append(middle([row["cosine"] for row in own if "cosine" in row] or [None]))
+        rivals = [
+            middle([row[rival] for row in own if rival in row]) if any(rival in row for row in own) else "-"
+            for rival in ("snr", "cosine")
+        ]
+        rivals.insert(1, middle([row["fixed"].get("0") for row in own]))
         print(f"{name:20} {costs:>24} {points:>24}  {ratios:28} {rivals[0]:>5} {rivals[1]:>5} {rivals[2]:>6}")
     print(f"\n{'rule':12} {'within 1.25x':>12} {'median':>7} {'worst':>6} {'missed or given up':>18}")
     for name, row in verdict.items():

@@ -51,7 +51,7 @@ class SwitchRule(ABC):
 
 class AutoSwitch(SwitchRule):
     """Switch once the loss surely falls by less than `rate` (in its logarithm) per fixed-set gradient, and at the
-    latest when `at_most` such gradients are spent.
+    latest when `at_most` such gradients are spent, or as many as a gradient buys steps, if these are fewer.
 
     The rate is a least-squares slope over the last quarter of the cost spent, looked at when the cost passes first *
     2^(j/2); surely means that its standard error is added. A loss that is not positive (an energy) is measured by its
@@ -60,15 +60,18 @@ class AutoSwitch(SwitchRule):
     The limit is a ski-rental argument. Nobody knows beforehand whether Adam will go on to be worth its cost; a finisher
     costs a hundred to several hundred gradients of the fixed set wherever it starts, so Adam for about a tenth of that
     is a small part of the total if it was in vain, whereas Adam without limit is not. Where Adam is the better method
-    (ill-conditioned sums with noise), the first 20 to 30 gradients bring most of what it can bring. And since
-    waiting is cheap up to the limit, only a rate that is surely low ends the phase before.
+    (ill-conditioned sums of many items), the first 20 to 30 gradients bring most of what it can bring. It is so because
+    a gradient buys a hundred steps or more there; where it buys four or eight, a quasi-Newton method makes better use
+    of it, and so the limit is the number of steps that a gradient buys (but no less than `first`): in 18 runs on six
+    problems with four to eight, the cost to a target was 0.94 (median) of that with 24. And since waiting is cheap up
+    to the limit, only a rate that is surely low ends the phase before.
     """
 
     def __init__(
         self, rate: float = 0.02, at_most: float = 24.0, first: float = 4.0, growth: float = math.sqrt(2.0)
     ) -> None:
         self.rate, self.at_most, self.first, self.growth = rate, at_most, first, growth
-        self.spent, self.target = 0.0, first
+        self.steps, self.spent, self.target = 0, 0.0, first
         self.costs: list[float] = []
         self.losses: list[float] = []
         self.highest, self.lowest = -math.inf, math.inf
@@ -76,6 +79,7 @@ class AutoSwitch(SwitchRule):
 
     def observe(self, cost: float, loss: float) -> None:
         """Accumulate."""
+        self.steps += 1
         self.spent += cost
         self.costs.append(self.spent)
         self.losses.append(loss)
@@ -83,7 +87,10 @@ class AutoSwitch(SwitchRule):
 
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
         """Look at the rate if the cost has passed the next checkpoint or the limit."""
-        full = self.spent >= self.at_most * (1 - 1e-9)  # a sum of many small costs
+        limit = self.at_most
+        if self.spent and math.isfinite(limit):  # infinite: none is wanted
+            limit = min(limit, max(self.steps / self.spent, self.first))
+        full = self.spent >= limit * (1 - 1e-9)  # a sum of many small costs
         self.looked = full or self.spent >= self.target
         if not self.looked:
             return None
@@ -94,7 +101,7 @@ class AutoSwitch(SwitchRule):
         known = len(self.losses) >= 40
         slope, error = self._rate() if known else (math.inf, 0.0)
         numbers = {"rate": slope if known else None, "rate_error": error if known else None}
-        numbers |= {"threshold": self.rate, "limit": self.at_most, "spent": self.spent}
+        numbers |= {"threshold": self.rate, "limit": limit, "spent": self.spent}
         if known and slope + error <= self.rate:
             return Decision(
                 f"progress fell to {slope:.3g} +- {error:.1g} per gradient of the fixed set (limit {self.rate:.2g}) "
@@ -104,7 +111,7 @@ class AutoSwitch(SwitchRule):
         if not full:
             return None
         return Decision(
-            f"{self.spent:.3g} gradients of the fixed set are spent, about a tenth of what a finisher costs"
+            f"{self.spent:.3g} gradients of the fixed set are spent, on {self.steps} steps (limit {limit:.3g})"
             + (f"; progress was still {slope:.3g} +- {error:.1g} per gradient" if known else ""),
             numbers,
         )

@@ -103,7 +103,7 @@ def estimate(snr, high, critical=None):
     return NoiseEstimate(snr, 0.0, high, critical, 1.0, 1.0, 64, 20)
 
 
-def fired_at(rule, losses, cost=1 / 16):
+def fired_at(rule, losses, cost=1 / 32):
     """The cost at which a rule that sees these losses decides, and what it decides; asked after every step."""
     for step, loss in enumerate(losses):
         rule.observe(cost, loss)
@@ -112,7 +112,7 @@ def fired_at(rule, losses, cost=1 / 16):
     raise AssertionError(f"no decision in {len(losses)} steps")
 
 
-def falling(rate, until, steps=4000, cost=1 / 16):
+def falling(rate, until, steps=4000, cost=1 / 32):
     """Losses whose logarithm falls by `rate` per unit of cost until `until`, then stays."""
     return [math.exp(-rate * min((step + 1) * cost, until)) for step in range(steps)]
 
@@ -130,20 +130,22 @@ def test_progress_that_does_not_stop_is_followed_up_to_the_limit():
     cost, decision = fired_at(AutoSwitch(), falling(0.1, until=math.inf))
     assert cost == 24 and "24 gradients of the fixed set are spent" in decision.reason
     assert decision.details["rate"] == pytest.approx(0.1)
-    # in steps that cost as much as the set, before a rate can be told; and where rounding keeps the sum below 24
-    assert fired_at(AutoSwitch(), falling(0.1, math.inf, cost=1.0), cost=1.0)[0] == 24
-    assert fired_at(AutoSwitch(), falling(0.1, math.inf, cost=0.1), cost=0.1)[0] == pytest.approx(24)
-    assert fired_at(AutoSwitch(at_most=50.0), falling(0.1, until=math.inf))[0] == 50
+    # the same for all cheap steps, less where a gradient buys few of them, but not less than the first checkpoint;
+    # 1 / 10 is a cost of which rounding keeps the sum below 10
+    for cost, limit in ((1 / 128, 24), (1 / 32, 24), (1 / 10, 10), (1 / 8, 8), (1 / 4, 4), (1.0, 4)):
+        fired, decision = fired_at(AutoSwitch(), falling(0.1, math.inf, cost=cost), cost=cost)
+        assert fired == pytest.approx(limit) and decision.details["limit"] == pytest.approx(limit)
+    assert fired_at(AutoSwitch(at_most=12.0), falling(0.1, math.inf))[0] == 12
 
 
 def test_noise_in_the_losses_is_no_reason_to_switch_early():
-    """Batch losses that scatter by a factor of 1.6: at the first look a fall of 0.1 a unit has an error of 0.1."""
+    """Batch losses that scatter by a factor of 1.6: at the first look a fall of 0.1 a unit has an error of 0.2."""
     draw = torch.Generator().manual_seed(0)
     early = {0.1: 0, 0.0: 0}
     for rate in early:
         for _ in range(20):
-            scatter = torch.exp(0.5 * torch.randn(400, generator=draw)).tolist()
-            losses = [loss * factor for loss, factor in zip(falling(rate, math.inf, 400), scatter, strict=True)]
+            scatter = torch.exp(0.5 * torch.randn(800, generator=draw)).tolist()
+            losses = [loss * factor for loss, factor in zip(falling(rate, math.inf, 800), scatter, strict=True)]
             early[rate] += fired_at(AutoSwitch(), losses)[0] < 24
     assert early[0.1] <= 8
     assert early[0.0] >= 8  # no progress at all is found out all the same
