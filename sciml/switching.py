@@ -62,7 +62,7 @@ class AutoSwitch(SwitchRule):
     is a small part of the total if it was in vain, whereas Adam without limit is not. Where Adam is the better method
     (ill-conditioned sums of many items), the first 20 to 30 gradients bring most of what it can bring. It is so because
     a gradient buys a hundred steps or more there; where it buys four or eight, a quasi-Newton method makes better use
-    of it, and so the limit is the number of steps that a gradient buys (but no less than `first`): in 18 runs on six
+    of it, and so the limit is the number of steps that a gradient buys (but no less than `first`): in 18 runs on five
     problems with four to eight, the cost to a target was 0.94 (median) of that with 24. And since waiting is cheap up
     to the limit, only a rate that is surely low ends the phase before.
     """
