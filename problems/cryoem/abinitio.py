@@ -18,7 +18,7 @@ import sciml
 from problems.cryoem import fourier, orientations
 from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.image_spectra import ImageSpectra, image_spectra
-from problems.cryoem.marginal import FRONTIER, PREDICTED, Marginal, MarginalDensity, Plan
+from problems.cryoem.marginal import FRONTIER, HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Plan
 from problems.cryoem.particle_set import Particles
 from sciml.errors import InputError
 from sciml.noise import NoiseEstimate
@@ -26,7 +26,7 @@ from sciml.switching import AutoSwitch, Decision
 
 STEP = sciml.SGD(lr=0.5)
 """Half of the preconditioned gradient: expectation maximisation that remembers the last few batches."""
-FINISH = sciml.LBFGS(history=5, steps=3, tolerance=1e-3)
+FINISH = sciml.LBFGS(history=5, steps=2, tolerance=1e-3)
 """A few passes over all images; each costs as much as ten batches, and the likelihood hardly rises after them."""
 ROUNDS = ((14, 8.0), (12, 10.0))
 """Of the race: steps, and the radius (particle fills the box) at which the starts are then ranked."""
@@ -115,27 +115,31 @@ class AbInitio(Marginal):
 
 class ResolutionSwitch(AutoSwitch):
     """Hand over to all images when the map predicts no further shell: the scored radius is at its limit, or has rested
-    for `rest` steps while the share of signal beyond it is below `PREDICTED`."""
+    while `rest` images went by, the share of signal beyond it below `PREDICTED`."""
 
-    def __init__(self, problem: AbInitio, model: MarginalDensity, rest: int = 10, look: Look | None = None) -> None:
+    def __init__(
+        self, problem: AbInitio, model: MarginalDensity, rest: int = 2 * HALF_LIFE, look: Look | None = None
+    ) -> None:
         super().__init__()
         self._problem, self._model, self._look = problem, model, look
-        self.rest, self.radius, self.since = rest, 0.0, 0
+        self.rest = rest
+
+    def limit(self, step: int) -> int | None:
+        """Looks are half as far apart as the core's: resolution settles within a few steps."""
+        return 5
 
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
         """Look at the radius."""
         self.looked = step > 0
         radius, rho = float(self._model.radius), self._problem.predicted(self._model)
-        if radius > self.radius:
-            self.radius, self.since = radius, step
-        rested = step - self.since
+        rested = int(self._model.predicted[2])
         if rested < self.rest or (radius < self._problem.plan.stop and (rho is None or rho >= PREDICTED)):
             return None
         snr = "unknown" if noise is None or noise.snr is None else f"{noise.snr:.2g}"
         ahead = "unknown" if rho is None else f"{rho:.2f}"
         reason = (
             f"the scored radius has stayed at {radius:g} Fourier pixels ({self._problem.extent / radius:.3g} Angstrom) "
-            f"for {rested} steps (limit {self._problem.plan.stop:g}; signal beyond it {ahead}, {PREDICTED} would "
+            f"for {rested} images (limit {self._problem.plan.stop:g}; signal beyond it {ahead}, {PREDICTED} would "
             f"raise it); the SNR of the gradient is {snr}"
         )
         _show(self._look, "hand-over to all images", self._problem, self._model)

@@ -147,8 +147,8 @@ def resample(volume: Float[np.ndarray, "m m m"], size: int, radius: float | None
     """The same field on another grid over the same box, its transform unchanged up to a radius (Fourier pixels).
 
     Args:
-        volume: origin at m // 2. size: voxels along the side, n. radius: frequencies from it on are cut off; at most half
-            of the smaller side, which is the default.
+        volume: origin at m // 2. size: voxels along the side, n. radius: frequencies from it on are cut off; at most
+            half of the smaller side, which is the default.
     """
     limit = min(len(volume), size) / 2
     spectrum = transform(volume, 3)

@@ -2,7 +2,8 @@
 
     y(k) = CTF(k) exp(+2 pi i k.o / n) V(A^T k) + noise,   E|noise|^2 = 1
 
-for the independent points k of the half plane, sorted by |k|, so that a lower resolution is the beginning of each row. The
+for the independent points k of the half plane, sorted by |k|, so that a lower resolution is the beginning of each row.
+The
 origin counts half: it is real, and its own Friedel mate.
 """
 
@@ -21,57 +22,19 @@ from problems.cryoem.particle_set import Particles
 
 
 @dataclass(frozen=True)
-class Disc:
-    """The independent Fourier points |k| < radius of a real n x n image, sorted by |k|.
-
-    Attributes:
-        size: n. radius: in Fourier pixels.
-    """
-
-    size: int
-    radius: float
+class Disc(fourier.HalfPlane):
+    """The points of a half plane, sorted by |k|."""
 
     @cached_property
-    def _plane(self) -> tuple[fourier.HalfPlane, np.ndarray]:
-        plane = fourier.HalfPlane(self.size, self.radius)
-        return plane, np.argsort(plane.kx**2 + plane.ky**2, kind="stable")
-
-    @cached_property
-    def rows(self) -> Int[np.ndarray, " points"]:
-        """Row of each point in a half spectrum (FFT order)."""
-        return self._plane[0].rows[self._plane[1]]
-
-    @cached_property
-    def columns(self) -> Int[np.ndarray, " points"]:
-        """Column of each point."""
-        return self._plane[0].columns[self._plane[1]]
-
-    @cached_property
-    def kx(self) -> Float[np.ndarray, " points"]:
-        """x frequency, float32."""
-        return self._plane[0].kx[self._plane[1]]
-
-    @cached_property
-    def ky(self) -> Float[np.ndarray, " points"]:
-        """y frequency, float32."""
-        return self._plane[0].ky[self._plane[1]]
-
-    @cached_property
-    def shell(self) -> Int[np.ndarray, " points"]:
-        """round(|k|)."""
-        return self._plane[0].shell[self._plane[1]]
-
-    @cached_property
-    def multiplicity(self) -> Float[np.ndarray, " points"]:
-        """How many points of the full spectrum each stands for: 2, and 1 for the origin; float32."""
-        return np.where(self.shell == 0, 1.0, 2.0).astype(np.float32)
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = super()._points
+        squares = fourier.frequencies(self.size)[rows] ** 2 + columns**2
+        order = np.argsort(squares, kind="stable")
+        return rows[order], columns[order]
 
     @cached_property
     def _squares(self) -> np.ndarray:
         return self.kx.astype(np.float64) ** 2 + self.ky.astype(np.float64) ** 2
-
-    def __len__(self) -> int:
-        return len(self.kx)
 
     def within(self, radius: float) -> int:
         """How many points, from the first, have |k| < radius."""
@@ -115,9 +78,7 @@ class ImageSpectra:
         return ImageSpectra(self.disc, self.values[rows], self.transfer[rows])
 
 
-def whitened(
-    images: Float[np.ndarray, "batch n n"], disc: Disc, noise: NoiseModel, views: Views
-) -> ImageSpectra:
+def whitened(images: Float[np.ndarray, "batch n n"], disc: Disc, noise: NoiseModel, views: Views) -> ImageSpectra:
     """Whitened Fourier values of a block of images as read; the images are changed (`NoiseModel.prepare`)."""
     spectra = fourier.corner_transform(noise.prepare(images, views.groups))
     amplitude = np.sqrt(noise.weights)[:, disc.shell]

@@ -2,13 +2,15 @@
 
     J(V) = mean over images of -log mean over (R, s) of exp L(image, R, s)  +  <V, T V> / 2
 
-with L the log likelihood of `pose_search` on a grid that is turned at random with every batch. Its gradient is a sum over
-orientations, 2 (denominator P_R - numerator_R), carried into the volume by the projector's adjoint; the accumulated
-weight, averaged over the latest images, is the preconditioner, so that a step of size lr is expectation maximisation with
-a memory of 1 - lr (a natural-gradient step). T is a tenth of that weight.
+with L the log likelihood of `pose_search` on a grid that is turned at random with every batch. Its gradient is a sum
+over orientations, 2 (denominator P_R - numerator_R), carried into the volume by the projector's adjoint; the
+accumulated weight, averaged over the latest images, is the preconditioner, so that a step of size lr is expectation
+maximisation with a memory of 1 - lr (a natural-gradient step). T is a tenth of that weight.
 
-Resolution grows by prediction. Poses are scored on shells |k| < r only, but two shells more are collected. There the map,
-made of earlier images, is compared with what the next images say at poses that these shells had no part in: the fraction
+Resolution grows by prediction. Poses are scored on shells |k| < r only, but two shells more are collected. There the
+map,
+made of earlier images, is compared with what the next images say at poses that these shells had no part in: the
+fraction
 
     rho = Re <numerator, P> / <denominator, |P|^2>
 
@@ -38,7 +40,7 @@ FRONTIER = 2
 PREDICTED = 0.25
 """Share of signal in the map at the frontier from which the next shell is scored."""
 GROWTH = 0.5
-"""Fourier pixels by which the scored radius grows at a time."""
+"""Fourier pixels by which the scored radius grows at a time; twice that while the map predicts more than half."""
 START, STOP = 6.0, 14.0
 """Scored radius at the beginning and at most, Fourier pixels, of a particle that fills the box."""
 PRIOR = 0.1
@@ -91,8 +93,13 @@ class MarginalDensity(torch.nn.Module):
         voxels: (classes, m, m, m) float32, origin at m // 2.
         weight: (classes, m, m, m//2 + 1) running mean of the weight that one image gives each Fourier voxel.
         seen: what the running mean is to be divided by. radius: scored. predicted: running sums of both parts of rho,
-            and how many images they are of.
+            and the number of images since the radius grew.
     """
+
+    weight: Tensor
+    seen: Tensor
+    radius: Tensor
+    predicted: Tensor
 
     def __init__(self, plan: Plan, blob: Float[np.ndarray, "classes m m m"]) -> None:
         super().__init__()
@@ -288,13 +295,14 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         """How well the map predicts the frontier; a larger scored radius when it does."""
         first = self.images.disc.within(float(model.radius))
         ahead = slices[..., first:]
-        product = float(np.sum(numerator[..., first:].real * ahead.real + numerator[..., first:].imag * ahead.imag))
+        product = float(np.sum(np.real(numerator[..., first:] * np.conj(ahead))))
         power = float(np.sum(denominator[..., first:] * np.square(np.abs(ahead))))
         keep = 0.5 ** (images / HALF_LIFE)
-        model.predicted.mul_(keep).add_(torch.tensor([product, power, float(images)], dtype=torch.float64))
+        model.predicted.mul_(torch.tensor([keep, keep, 1.0], dtype=torch.float64))
+        model.predicted.add_(torch.tensor([product, power, float(images)], dtype=torch.float64))
         rho = self.predicted(model)
         if rho is not None and rho > PREDICTED and float(model.radius) < self.plan.stop:
-            model.radius.add_(GROWTH).clamp_(max=self.plan.stop)
+            model.radius.add_(GROWTH if rho < 0.5 else 2 * GROWTH).clamp_(max=self.plan.stop)
             model.predicted.zero_()
 
     def predicted(self, model: MarginalDensity) -> float | None:

@@ -1,8 +1,8 @@
 """Grids of orientations: HEALPix view directions times in-plane angles, turned as a whole, and turns about a pose.
 
-A grid of order o has 12 * 4^o view directions (58.6, 29.3, 14.7, 7.3 degrees apart for o = 0, 1, 2, 3; Gorski et al., ApJ
-622, 2005) and in-plane angles as far apart. In-plane angles run over half a turn only: the slice at psi + 180 degrees is
-the complex conjugate of that at psi, so that both are scored together (`pose_search`).
+A grid of order o has 12 * 4^o view directions (58.6, 29.3, 14.7, 7.3 degrees apart for o = 0, 1, 2, 3; Gorski et al.,
+ApJ 622, 2005) and in-plane angles as far apart. In-plane angles run over half a turn only: the slice at psi + 180
+degrees is the complex conjugate of that at psi, so that both are scored together (`pose_search`).
 """
 
 import numpy as np
@@ -43,7 +43,7 @@ def turned(grid: Float[np.ndarray, "n 3 3"], turn: Float[np.ndarray, "3 3"]) -> 
 
 def random_turns(count: int, draw: np.random.Generator) -> Float[np.ndarray, "count 3 3"]:
     """Uniformly distributed rotations."""
-    return Rotation.random(count, random_state=draw).as_matrix()
+    return Rotation.from_quat(draw.standard_normal((count, 4))).as_matrix()
 
 
 def shift_disc(radius: float, step: float) -> Float[np.ndarray, "shifts 2"]:

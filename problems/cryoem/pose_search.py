@@ -2,8 +2,8 @@
 
     L(i, R, s) = 2 Re <exp(2 pi i k.s / n) CTF y_i, P_R> - <CTF^2, |P_R|^2>
 
-over the points |k| < r of the half plane is the log likelihood of a pose, up to what does not depend on it. The slice at
-psi + 180 degrees is the complex conjugate, so two real matrix products, a = Re X Re P' and b = Im X Im P', give both
+over the points |k| < r of the half plane is the log likelihood of a pose, up to what does not depend on it. The slice
+at psi + 180 degrees is the complex conjugate, so two real matrix products, a = Re X Re P' and b = Im X Im P', give both
 scores, a + b and a - b. The second term does not depend on the shift. What an orientation collects,
 
     numerator_R = sum_i,s w exp(2 pi i k.s / n) CTF y_i,    denominator_R = sum_i,s w CTF^2,
@@ -61,7 +61,8 @@ class Grid:
     shifts: Float[np.ndarray, "shifts 2"]
 
     def poses(self, places: Int[np.ndarray, "*batch 3"]) -> tuple[np.ndarray, np.ndarray]:
-        """Rotations (*batch, 3, 3) and offsets (*batch, 2) of places on the grid; with several classes, of each alike."""
+        """Rotations (*batch, 3, 3) and offsets (*batch, 2) of places on the grid; with several classes, of each
+        alike."""
         turn = np.where(places[..., 2, None, None] == 1, HALF_TURN, np.eye(3))
         return turn @ self.rotations[places[..., 1] % len(self.rotations)], self.shifts[places[..., 0]]
 
@@ -86,7 +87,7 @@ def search(
     """
     disc, count = images.disc, len(slices)
     scored = disc.within(radius)
-    real, imaginary = (np.ascontiguousarray(2.0 * part[:, :scored]) for part in (slices.real, slices.imag))
+    real, imaginary = (np.ascontiguousarray(2.0 * part[:, :scored]) for part in (np.real(slices), np.imag(slices)))
     power = np.square(np.abs(slices[:, :scored])).astype(np.float32)
     shifts = grid.shifts
     phases = disc.phases(shifts)
@@ -106,8 +107,8 @@ def search(
         weighted = images.values[part] * images.transfer[part]
         shifted = weighted[:, None, :] * phases
         flat = shifted.reshape(-1, len(disc))[:, :scored]
-        a = np.dot(np.ascontiguousarray(flat.real), real.T).reshape(-1, len(shifts), count)
-        b = np.dot(np.ascontiguousarray(flat.imag), imaginary.T).reshape(-1, len(shifts), count)
+        a = np.dot(np.ascontiguousarray(np.real(flat)), real.T).reshape(-1, len(shifts), count)
+        b = np.dot(np.ascontiguousarray(np.imag(flat)), imaginary.T).reshape(-1, len(shifts), count)
         _collect(found, part, (a, b, norms[part], turns), shifted, squares[part])
     found.log_likelihood[:] -= np.log(2.0 * count * len(shifts))
     return found
@@ -120,7 +121,7 @@ def _collect(found: Found, part: slice, scores: tuple, shifted: np.ndarray, squa
     gather = len(found.numerator) > 0
     dense = []
     for j, i in enumerate(range(part.start, part.stop)):
-        found.log_likelihood[i], kept = search_kernels.posterior(plus[j], minus[j], norms[j], CUTOFF)
+        found.log_likelihood[i], kept = search_kernels.posterior(plus[j], minus[j], norms[j], np.float32(CUTOFF))
         search_kernels.likeliest(plus[j], minus[j], turns, _COSINE, found.places[i])
         if not gather:
             continue
@@ -132,6 +133,6 @@ def _collect(found: Found, part: slice, scores: tuple, shifted: np.ndarray, squa
         count, points = plus.shape[2], shifted.shape[2]
         p, m = plus[dense].reshape(-1, count), minus[dense].reshape(-1, count)
         values = shifted[dense].reshape(-1, points)
-        found.numerator.real[:] += p.T @ np.ascontiguousarray(values.real)
-        found.numerator.imag[:] += m.T @ np.ascontiguousarray(values.imag)
+        found.numerator[:] += p.T @ np.ascontiguousarray(np.real(values))
+        found.numerator[:] += 1j * (m.T @ np.ascontiguousarray(np.imag(values)))
         found.denominator[:] += plus[dense].sum(1).T @ squares[dense]

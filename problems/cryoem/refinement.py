@@ -1,13 +1,14 @@
 """Gold-standard refinement: poses and two half maps from a start map, halves apart from the first iteration.
 
-Each half set of the images is refined against the map of its own half only. What the halves share is the start map below
-a stated resolution. An iteration passes once over the images, a block at a time:
+Each half set of the images is refined against the map of its own half only. What the halves share is the start map
+below a stated resolution. An iteration passes once over the images, a block at a time:
 
 * in the first iterations every image is searched on the whole grid at low resolution (`pose_search`), and the likeliest
   pose found, or the one it had, is polished; later its pose is polished only (`polish`: continuous, by Gauss-Newton);
 * the image goes, with the share of it that is not explained by junk, into the Fourier sums of its half.
 
-The FSC of the halves then filters each (Wiener) and sets the radius up to which images are compared in the next iteration.
+The FSC of the halves then filters each (Wiener) and sets the radius up to which images are compared in the next
+iteration.
 """
 
 from collections.abc import Callable
@@ -20,28 +21,31 @@ from problems.cryoem import fourier, kernels, orientations, rotations, search_ke
 from problems.cryoem.accumulation import Settings, batches, measure_noise, positive, views_of
 from problems.cryoem.fsc import fsc, last_shell_before
 from problems.cryoem.image_spectra import Disc, ImageSpectra, whitened
-from problems.cryoem.insertion import Views, complete
-from problems.cryoem.masks import cosine_edge, soft_sphere
-from problems.cryoem.noise import NoiseModel
+from problems.cryoem.insertion import complete
+from problems.cryoem.masks import soft_sphere
+from problems.cryoem.noise import sample_indices
 from problems.cryoem.particle_set import Particles
-from problems.cryoem.polish import Observed, Polished, Reference, best_of, polish
+from problems.cryoem.polish import Observed, Polished, PolishOptions, Reference, best_of, polish
 from problems.cryoem.pose_search import Grid, search
 from problems.cryoem.prior import shrink_fsc
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.refinement_checkpoint import Keeper
+from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetrize_sums
 from sciml.errors import InputError
 from sciml.stage import Stage
 
 MARGIN = 2
 """Shells beyond the FSC's 0.143 up to which images are compared with the map."""
-LEAP = 4
-"""Most shells by which that radius grows in an iteration."""
+LEAP = (4.0, 0.25)
+"""Most shells by which that radius grows in an iteration: so many, or this share of it."""
 CANDIDATES = 3
 """Likeliest poses of a search that are polished."""
 JUMP_DEG, JUMPS = 10.0, 0.005
-"""Images are searched again while more than this share of them found a better pose further away than so many degrees."""
-AHEAD = 6
-"""Shells beyond the compared ones that the maps of an iteration hold, so that the FSC can be seen to go on."""
+"""Images are searched again while more than this share found a better pose further away than so many degrees."""
+REST_DEG = 0.1
+"""Median turn of an iteration below which poses are at rest."""
+AHEAD = 2
+"""Shells beyond the next radius that the maps of an iteration hold, so that the FSC can be seen to go on."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +56,19 @@ class Options:
         seed: of half sets and grids.
         start_resolution: Angstrom to which the start map is filtered; None: 8 shells of a particle that fills the box.
         diameter: of the particle, Angstrom; None: it may fill the box.
+        symmetry: point group; the start map must have its axes where RELION has them.
         searches: iterations that search the whole grid.
         iterations: at most.
-        search_poses: False to start from the poses of the file.
         settings: how images are read.
     """
 
     seed: int = 0
     start_resolution: float | None = None
     diameter: float | None = None
+    symmetry: str = "C1"
     searches: int = 2
     iterations: int = 15
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,9 @@ class Poses:
     """Poses of all images as they stand, and what is thought of them.
 
     Attributes:
-        rotations, offsets: offsets in pixels. weights: share of each image that is used. evidence: log likelihood of the
-            pose against no particle at all. expected: what that would be for a good image. covariance: of the pose.
+        rotations, offsets: offsets in pixels. weights: share of each image that is used.
+        evidence: log likelihood of the pose against no particle at all. expected: what that is for a good image.
+        scale: contrast of each image. covariance: of the pose.
     """
 
     rotations: Float[np.ndarray, "n 3 3"]
@@ -102,6 +108,7 @@ class Poses:
     weights: Float[np.ndarray, " n"]
     evidence: Float[np.ndarray, " n"]
     expected: Float[np.ndarray, " n"]
+    scale: Float[np.ndarray, " n"]
     covariance: Float[np.ndarray, "n 5 5"]
 
     @classmethod
@@ -110,7 +117,7 @@ class Poses:
         nothing = np.zeros(count)
         return cls(
             np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)), np.ones(count), nothing, nothing.copy(),
-            np.tile(np.eye(5), (count, 1, 1)),
+            np.ones(count), np.tile(np.eye(5), (count, 1, 1)),
         )  # fmt: skip
 
 
@@ -130,15 +137,23 @@ class Refined:
     iterations: list[Iteration]
     converged: bool
 
+    @property
+    def used(self) -> Particles:
+        """The images that are taken for particles: those with a weight of at least a half."""
+        return self.particles.select(np.flatnonzero(self.poses.weights >= 0.5))
+
 
 class Refinement:
     """The state of a refinement: poses, and the map of each half."""
 
     def __init__(self, particles: Particles, start: Float[np.ndarray, "n n n"], options: Options) -> None:
         self.particles, self.options = particles, options
+        self.group = point_group(options.symmetry)
         box, pixel_size = particles.box, particles.pixel_size
         if start.shape != (box,) * 3:
-            raise InputError(f"the start map has {start.shape[0]} voxels along its side, the images {box}; resample it.")
+            raise InputError(
+                f"the start map has {start.shape[0]} voxels along its side, the images {box}; resample it."
+            )
         self.settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
         self.views = views_of(particles, self.settings.use_ctf)
         self.noise = measure_noise(particles, self.views.groups, self.settings)
@@ -150,7 +165,11 @@ class Refinement:
         self.limit = box / 2
         self.search_radius = min(12.0 * 0.84 / fills, self.limit - 1)
         first = min(10.0 * 0.84 / fills, self.limit - 1)
-        self.radius = first if options.start_resolution is None else float(np.clip(extent / options.start_resolution, 3, self.limit - 1))
+        self.radius = (
+            first
+            if options.start_resolution is None
+            else float(np.clip(extent / options.start_resolution, 3, self.limit - 1))
+        )
         self.draw = np.random.default_rng([options.seed, 1])
         filtered = start * soft_sphere(box, self.mask_radius * box, 0.08 * box)
         filtered = fourier.resample(filtered, box, self.radius)
@@ -164,7 +183,7 @@ class Refinement:
         searched = number < self.options.searches or self.jumps > JUMPS * len(self.particles)
         if number == 0:
             self.scale_start()
-        side = self._side(self.radius + AHEAD)
+        side = self._side(self.reach())
         sums = [np.zeros((2 * side, 2 * side, side + 1, 3), np.float32) for _ in (1, 2)]
         before = replace(self.poses, rotations=self.poses.rotations.copy(), offsets=self.poses.offsets.copy())
         plan = _Pass(self, side, self.radius, min(self.radius, self.search_radius) if searched else None, number > 0)
@@ -174,6 +193,7 @@ class Refinement:
                 watch(part.stop)
         self.jumps = plan.jumps
         self._weigh()
+        self._shrink_scales()
         curve, resolution = self._solve(sums, side)
         turn = rotations.angular_distance(before.rotations, self.poses.rotations)
         move = np.hypot(*(before.offsets - self.poses.offsets).T)
@@ -183,12 +203,17 @@ class Refinement:
         )  # fmt: skip
         self.iterations.append(record)
         shell = self.particles.box * self.particles.pixel_size / resolution
-        self.radius = float(np.clip(shell + MARGIN, min(self.radius, self.search_radius), min(self.radius + LEAP, self.limit)))
+        least = min(self.radius, self.search_radius)
+        self.radius = float(np.clip(shell + MARGIN, least, min(self.reach() - AHEAD, self.limit)))
         return record
 
     def _side(self, radius: float) -> int:
         """Side of the real box, spanning that of the images, that holds the shells below a radius."""
         return min(2 * int(np.ceil(min(radius, self.limit))) + 4, 2 * (self.particles.box // 2) + 4)
+
+    def reach(self) -> float:
+        """Radius of the shells that the maps of an iteration hold."""
+        return self.radius + max(LEAP[0], LEAP[1] * self.radius) + AHEAD
 
     def spectrum(self, half: int, side: int) -> np.ndarray:
         """Padded transform of a half map on a grid of `side` voxels."""
@@ -196,7 +221,32 @@ class Refinement:
         return fourier.transform_padded(correct_gridding(volume, 2), 2 * side).astype(np.complex64)
 
     def scale_start(self) -> None:
-        """Bring the start map to the scale of the images: by their power above the noise in its shells."""
+        """Bring the start map to the grey scale of the images, whose power above the noise is that of projections."""
+        side = self._side(self.radius)
+        disc = Disc(self.particles.box, self.radius)
+        which = sample_indices(self.views.groups)
+        images = whitened(self.particles.images(which), disc, self.noise, self.views.take(which))
+        grid = orientations.half_turn_grid(0)
+        slices = np.empty((len(grid), len(disc)), np.complex64)
+        axes = np.ascontiguousarray(2.0 * grid[:, :2], np.float32)
+        kernels.gather(self.spectrum(1, side), axes, disc.kx, disc.ky, slices)
+        ring = disc.shell > 0
+        signal = float((np.square(np.abs(images.values[:, ring])) - 1.0).sum())
+        power = np.square(images.transfer[:, ring]).sum(0) @ np.square(np.abs(slices[:, ring])).mean(0)
+        self.scale = float(np.sqrt(max(signal, 1e-4 * images.values[:, ring].size) / max(float(power), 1e-30)))
+        self.maps = [volume * np.float32(self.scale) for volume in self.maps]
+
+    def _shrink_scales(self) -> None:
+        """Contrast of each image, drawn to the common one as far as its noise, 1 / (2 S), explains its deviation."""
+        good = self.poses.weights > 0.5
+        if not good.any():
+            return
+        scale = self.poses.scale
+        center = float(np.median(scale[good]))
+        noise = 0.5 / np.maximum(self.poses.expected, 1e-3)
+        spread = (1.4826 * float(np.median(np.abs(scale[good] - center)))) ** 2
+        own = max(spread - float(np.median(noise[good])), 0.0)
+        scale[:] = np.where(good, 1.0 + (scale / center - 1.0) * own / (own + noise), 1.0)
 
     def _weigh(self) -> None:
         """Share of each image that is a particle: Bayes' rule between two normal distributions of its evidence.
@@ -215,14 +265,15 @@ class Refinement:
         box, pixel_size = self.particles.box, self.particles.pixel_size
         count = side // 2
         tables, raw = [], []
-        for grid in sums:
+        for half, grid in enumerate(sums):
             complete(grid)
+            sums[half] = grid = symmetrize_sums(grid, self.group) if len(self.group) > 1 else grid
             total, number = kernels.shell_sums(grid, 2.0, side // 2 + 1)
             tables.append(total / np.maximum(number, 1))
             raw.append(self._divide(grid, positive(1e-2 * tables[-1]), side))
         mask = soft_sphere(side, self.mask_radius * side, 0.08 * side)
         curve = fsc(raw[0] * mask, raw[1] * mask)[: count + 1]
-        edge = int(min(self.radius + AHEAD, self.limit, count))
+        edge = int(min(self.reach(), self.limit, count))
         curve[edge:] = 0.0
         shell = last_shell_before(curve, 0.143)
         shrunk = shrink_fsc(curve, mask)
@@ -243,13 +294,15 @@ class _Pass:
 
     def __init__(self, state: Refinement, side: int, radius: float, search_radius: float | None, known: bool) -> None:
         self.state, self.known, self.jumps = state, known, 0
+        self.options = PolishOptions(scale=search_radius is None)
         box = state.particles.box
-        self.wide = Disc(box, min(radius + AHEAD, box / 2))
+        self.wide = Disc(box, min(state.reach(), box / 2))
         self.near = Disc(box, min(radius, box / 2))
         self.references = [Reference(state.spectrum(half, side), self.near) for half in (1, 2)]
         self.search_radius = search_radius
         if search_radius is not None:
             turned = orientations.turned(orientations.half_turn_grid(2), orientations.random_turns(1, state.draw)[0])
+            turned = turned[asymmetric_unit(turned[:, 2], state.group)]
             self.grid = Grid(turned, orientations.shift_disc(box / 16, box / 32))
             axes = np.ascontiguousarray(2.0 * turned[:, :2], np.float32)
             disc = Disc(box, search_radius)
@@ -258,7 +311,6 @@ class _Pass:
                 out = np.empty((len(turned), len(disc)), np.complex64)
                 kernels.gather(reference.spectrum, axes, disc.kx, disc.ky, out)
                 self.slices.append(out)
-        self.center = self.wide.phases(np.full((1, 2), -float(box // 2)))[0]
 
     def run(self, part: slice, images: np.ndarray, sums: list[np.ndarray]) -> None:
         """Poses of a block, and its share of the sums."""
@@ -280,17 +332,25 @@ class _Pass:
         reference = self.references[half - 1]
         found: Polished | None = None
         if self.known:
-            found = polish(reference, observed, poses.rotations[rows], poses.offsets[rows])
+            found = polish(reference, observed, poses.rotations[rows], poses.offsets[rows], self.options)
         if self.search_radius is not None:
             fresh = self._searched(half, spectra, observed)
             if found is None:
                 found = fresh
             else:
-                jumped = fresh.misfit < found.misfit
-                self.jumps += int((rotations.angular_distance(fresh.rotations, found.rotations)[jumped] > JUMP_DEG).sum())
+                jumped = (fresh.misfit < found.misfit) & (poses.weights[rows] > 0.5)
+                self.jumps += int(
+                    (rotations.angular_distance(fresh.rotations, found.rotations)[jumped] > JUMP_DEG).sum()
+                )
                 found = _better(found, fresh)
         assert found is not None
-        poses.rotations[rows], poses.offsets[rows], poses.covariance[rows] = found.rotations, found.offsets, found.covariance
+        poses.rotations[rows], poses.offsets[rows], poses.covariance[rows] = (
+            found.rotations,
+            found.offsets,
+            found.covariance,
+        )
+        if self.options.scale:
+            poses.scale[rows] = found.scale
         self._judge(rows, found, spectra, reference)
         self._insert(rows, found, spectra, sums)
 
@@ -317,11 +377,11 @@ class _Pass:
         self.state.poses.evidence[rows], self.state.poses.expected[rows] = evidence, expected
 
     def _insert(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, sums: np.ndarray) -> None:
-        weights = self.state.poses.weights[rows].astype(np.float32)
-        phases = self.wide.phases(found.offsets)
-        values = spectra.values * phases * (spectra.transfer * weights[:, None])
+        weights = self.state.poses.weights[rows].astype(np.float32)[:, None]
+        transfer = spectra.transfer * self.state.poses.scale[rows].astype(np.float32)[:, None]
+        values = spectra.values * self.wide.phases(found.offsets) * (transfer * weights)
         axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
-        squares = np.square(spectra.transfer) * weights[:, None]
+        squares = np.square(transfer) * weights
         search_kernels.insert_slices(sums, axes, self.wide.kx, self.wide.ky, values.astype(np.complex64), squares)
 
 
@@ -372,7 +432,7 @@ def settled(iterations: list[Iteration]) -> bool:
     for record in iterations:
         since = 0 if record.resolution < 0.995 * best else since + 1
         best = min(best, record.resolution)
-    return since >= 2 and not iterations[-1].searched and iterations[-1].turn_deg < 0.5
+    return since >= 2 and not iterations[-1].searched and iterations[-1].turn_deg < REST_DEG
 
 
 def with_poses(particles: Particles, poses: Poses, halves: Int[np.ndarray, " n"]) -> Particles:

@@ -1,7 +1,8 @@
 """Compiled loops of the pose search: the posterior of one image over a grid, its sums, and their insertion.
 
-Layout of scores: (shifts, orientations), row-major float32. `real` and `imaginary` are the products of the real and of the
-imaginary parts of images and slices; their sum and difference are the scores at in-plane angles psi and psi + 180 degrees.
+Layout of scores: (shifts, orientations), row-major float32. `real` and `imaginary` are the products of the real and of
+the imaginary parts of images and slices; their sum and difference are the scores at in-plane angles psi and psi + 180
+degrees.
 """
 
 import math
@@ -12,6 +13,8 @@ import numpy as np
 
 from problems.cryoem.kernels import _OPTIONS, _cell
 
+_RUN = 96  # orientations looked at together
+_FLOOR, _ZERO = np.float32(-30.0), np.float32(0.0)
 _FAST = {"cache": True, "nogil": True, "fastmath": True}
 
 
@@ -30,31 +33,40 @@ def posterior(real, imaginary, norm, cutoff):
     """
     shifts, count = real.shape
     best = np.float32(-1e30)
+    tops = np.empty((shifts, (count + _RUN - 1) // _RUN), np.float32)
     for s in range(shifts):
-        highest = np.float32(-1e30)
-        for r in range(count):
-            highest = max(highest, real[s, r] - norm[r] + abs(imaginary[s, r]))
-        best = max(best, highest)
-    floor = best - cutoff
-    total, kept = 0.0, 0
+        for run in range(tops.shape[1]):
+            top = np.float32(-1e30)
+            for r in range(run * _RUN, min(run * _RUN + _RUN, count)):
+                top = max(top, real[s, r] - norm[r] + abs(imaginary[s, r]))
+            tops[s, run] = top
+            best = max(best, top)
+    total, kept = np.float32(0.0), 0
+    least = np.exp(-cutoff)
     for s in range(shifts):
-        for r in range(count):
-            middle, side = real[s, r] - norm[r], imaginary[s, r]
-            if middle + abs(side) < floor:
-                real[s, r] = 0
-                imaginary[s, r] = 0
+        for run in range(tops.shape[1]):
+            first_r, last_r = run * _RUN, min(run * _RUN + _RUN, count)
+            if tops[s, run] < best - cutoff:
+                real[s, first_r:last_r] = 0
+                imaginary[s, first_r:last_r] = 0
                 continue
-            first, second = math.exp(middle + side - best), math.exp(middle - side - best)
-            real[s, r] = first + second
-            imaginary[s, r] = first - second
-            total += first + second
-            kept += 1
-    scale = np.float32(1.0 / total)
+            for r in range(first_r, last_r):
+                middle, side = real[s, r] - norm[r] - best, imaginary[s, r]
+                # Clamped, not branched: the loop stays vectorised, and numbers too small to be normal are slow.
+                first, second = math.exp(max(middle + side, _FLOOR)), math.exp(max(middle - side, _FLOOR))
+                keep = max(first, second) >= least
+                both = first + second if keep else _ZERO
+                real[s, r] = both
+                imaginary[s, r] = first - second if keep else _ZERO
+                total += both
+                kept += keep
+    scale = np.float32(1.0) / total
     for s in range(shifts):
-        for r in range(count):
-            if real[s, r] != 0:
-                real[s, r] *= scale
-                imaginary[s, r] *= scale
+        for run in range(tops.shape[1]):
+            if tops[s, run] >= best - cutoff:
+                for r in range(run * _RUN, min(run * _RUN + _RUN, count)):
+                    real[s, r] *= scale
+                    imaginary[s, r] *= scale
     return best + math.log(total), kept
 
 
@@ -114,7 +126,8 @@ def add_sparse(plus, minus, image, squares, numerator, denominator):
     """Add one image to the sums of the orientations that it may have.
 
     Args:
-        plus, minus: (shifts, orientations) from `posterior`. image: (shifts, points) complex64, CTF times shifted values.
+        plus, minus: (shifts, orientations) from `posterior`. image: (shifts, points) complex64, CTF times shifted
+            values.
         squares: (points,) CTF^2. numerator: (orientations, points) complex64. denominator: likewise, float32.
     """
     shifts, count = plus.shape
