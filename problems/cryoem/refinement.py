@@ -349,10 +349,12 @@ class _Pass:
             found.offsets,
             found.covariance,
         )
+        self._judge(rows, found, spectra, reference)
+        # With the scales of the iteration before, which are about 1: the new ones also undo the filter of the map, and
+        # would take its amplitude away, more with each iteration.
+        self._insert(rows, found, spectra, sums)
         if self.options.scale:
             poses.scale[rows] = found.scale
-        self._judge(rows, found, spectra, reference)
-        self._insert(rows, found, spectra, sums)
 
     def _searched(self, half: int, spectra: ImageSpectra, observed: Observed) -> Polished:
         """The best of the likeliest poses on the grid, polished."""
