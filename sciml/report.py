@@ -18,12 +18,23 @@ LABELS = {
     "relative_l2": "relative L² error",
     "resolution_0143": "resolution in Å (half maps, FSC 0.143)",
     "resolution_05": "resolution in Å (FSC 0.5)",
+    "resolution": "resolution used, in Å",
     "pixel_size": "pixel size in Å",
     "peak_rss_mb": "peak memory in MB",
     "evaluations": "evaluations per item",
 }
 SHORT_LABELS = {"relative_l2": "L² error", "resolution_0143": "resolution (Å)", "resolution_05": "FSC 0.5 (Å)"}
-HEADLINE = ("result", "relative_l2", "resolution_0143", "resolution_05", "loss", "particles", "evaluations", "seconds")
+HEADLINE = (
+    "result",
+    "relative_l2",
+    "resolution_0143",
+    "resolution_05",
+    "resolution",
+    "loss",
+    "particles",
+    "evaluations",
+    "seconds",
+)
 MOST_ROWS = 60
 
 __all__ = ["optimisation_figure", "render"]

@@ -90,15 +90,19 @@ def _common_turn(turns: np.ndarray) -> np.ndarray:
     draw = np.random.default_rng(0)
     order = draw.permutation(len(turns))
     some, others = turns[order[:_TRIED]], turns[order[: 10 * _TRIED]]
-    distances = np.stack([rotations.angular_distance(candidate, others) for candidate in some])
+    distances = np.stack([_distances(candidate, others) for candidate in some])
     # A low quantile: with half of the poses wrong the right turn still has the nearest neighbors.
     best = some[int(np.percentile(distances, 30, axis=1).argmin())]
     for _ in range(20):
-        away = rotations.angular_distance(best, turns)
+        away = _distances(best, turns)
         near = away <= max(3.0 * float(np.percentile(away, 30)), 1e-6)
         left, _, right = np.linalg.svd(turns[near].sum(0))
         best = left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
     return best
+
+
+def _distances(one: np.ndarray, many: np.ndarray) -> np.ndarray:
+    return rotations.angular_distance(np.broadcast_to(one, many.shape), many)
 
 
 def _common_shift(poses: np.ndarray, moves: np.ndarray) -> np.ndarray:

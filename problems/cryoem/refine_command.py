@@ -229,6 +229,7 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
         f"nothing but the reference below {extent / first.radius:.1f} Angstrom. The refinement {state} after "
         f"{len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} degrees (median)."
     ]
+    sentences.append("The hand of the map is that of the reference; the images cannot tell it.")
     junk = int(outcome.junk.sum())
     share = f"{junk:,} of {len(particles):,} images ({junk / len(particles):.1%})"
     sentences.append(

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from problems.cryoem import rotations
 from problems.cryoem.accumulation import Settings, accumulate
 from problems.cryoem.directional_fsc import ConicalFSC, conical_fsc
 from problems.cryoem.local_resolution import LocalResolution, local_resolution
-from problems.cryoem.masks import soft_sphere
+from problems.cryoem.masks import AutomaticMask, soft_sphere
 from problems.cryoem.orientation_diagnostics import OrientationDiagnostics, diagnose
 from problems.cryoem.particle_set import Particles
 from problems.cryoem.pose_error import PoseError, pose_error
@@ -19,6 +19,7 @@ from problems.cryoem.reconstruction import Reconstruction, regularize
 from problems.cryoem.refinement import Options, Refined
 from problems.cryoem.symmetry import point_group, symmetrize_sums
 from problems.cryoem.uncertainty import Uncertainty, uncertainty
+from sciml.errors import InputError
 
 if TYPE_CHECKING:
     from sciml.run import Run
@@ -36,6 +37,7 @@ class Outcome:
         result: half maps, full map, FSC. spread: its posterior standard deviation.
         junk: images that look like no particle. kept_anyway: whether they had to be used.
         views: orientation diagnostics of the images used. cones: FSC by direction.
+        region: the molecule, where local resolution means something: the mask given, or one found in the map.
         local: local resolution; `local_quantiles` its 5th, 50th and 95th percentile inside the mask.
         error: distance to the poses of the input; None if it had none.
         symmetry: point group.
@@ -44,23 +46,18 @@ class Outcome:
     refined: Refined
     result: Reconstruction
     spread: Uncertainty
-    junk: Bool[np.ndarray, " n"]
+    junk: Bool[np.ndarray, " images"]
     kept_anyway: bool
     views: OrientationDiagnostics
     cones: ConicalFSC
+    region: Float[np.ndarray, "n n n"]
     local: LocalResolution
     error: PoseError | None
     symmetry: str
 
     @property
-    def region(self) -> np.ndarray:
-        """The mask of the map, or the sphere where it has none."""
-        mask = self.result.prior.mask
-        return soft_sphere(self.refined.particles.box) if mask is None else mask
-
-    @property
     def local_quantiles(self) -> tuple[float, float, float]:
-        """Local resolution inside the mask: 5th percentile, median, 95th percentile, Angstrom."""
+        """Local resolution of the molecule: 5th percentile, median, 95th percentile, Angstrom."""
         return self.local.quantiles(self.region)
 
 
@@ -87,7 +84,20 @@ def conclude_maps(particles: Particles, refined: Refined, options: Options) -> O
     local = local_resolution(half1, half2, posed.pixel_size)
     error = _error(particles, refined, junk) if particles.has_poses else None
     spread = uncertainty(result)
-    return Outcome(refined, result, spread, junk, kept_anyway, views, cones, local, error, options.symmetry)
+    region = _region(result, options.settings)
+    return Outcome(refined, result, spread, junk, kept_anyway, views, cones, region, local, error, options.symmetry)
+
+
+def _region(result: Reconstruction, settings: Settings) -> np.ndarray:
+    """The molecule: its mask, or one found in the half maps; the sphere where none can be found."""
+    box, pixel_size = result.accumulated.box, result.accumulated.pixel_size
+    if result.prior.mask is not None and not (isinstance(settings.mask, str) and settings.mask == "sphere"):
+        return result.prior.mask
+    lowpass = 1.3 * result.prior.curves.resolution(0.5)
+    try:
+        return AutomaticMask(lowpass).find(0.5 * (result.half1 + result.half2), pixel_size)
+    except InputError:
+        return soft_sphere(box)
 
 
 def _without(posed: Particles, junk: np.ndarray) -> tuple[Particles, bool]:
@@ -148,7 +158,7 @@ def draw(run_folder: "Run", outcome: Outcome) -> None:
     caption = "Central slices of the posterior standard deviation; brighter is less certain."
     draw_slices(run_folder.figure("uncertainty", caption), outcome.spread.std, pixel_size)
     low, middle, high = outcome.local_quantiles
-    caption = f"Local resolution inside the mask: {middle:.2f} Å (median), {low:.2f} to {high:.2f} Å (5 to 95 %)."
+    caption = f"Local resolution of the molecule: {middle:.2f} Å (median), {low:.2f} to {high:.2f} Å (5 to 95 %)."
     path = run_folder.figure("local_resolution", caption)
     draw_local_resolution(path, outcome.local, result.full, outcome.region)
     caption = "Course of the refinement: resolution reached and used, and how far poses still moved."

@@ -52,7 +52,8 @@ def draw_emergence(path: str | Path, moments: Sequence[Moment]) -> Path:
         pictures = {"slice": moment.volume[middle], "projection": moment.volume.sum(0)}
         for row, (name, picture) in enumerate(pictures.items()):
             axes = figure.add_axes((column / count + 0.004, 0.445 - 0.44 * row, 1 / count - 0.008, 0.43))
-            axes.imshow(picture, cmap="gray", origin="lower", interpolation="bicubic")
+            low, high = np.percentile(picture, (2.0, 99.8))
+            axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="bicubic")
             axes.text(0.03, 0.03, name, transform=axes.transAxes, color="white", fontsize=8)
             axes.set_axis_off()
         words = moment.label.replace(": ", ":\n").replace(" to ", "\nto ")
@@ -124,7 +125,7 @@ def draw_junk(path: str | Path, weights: Float[np.ndarray, " n"], below: float) 
     axes.set_xlim(0.0, 1.0)
     axes.set_xlabel("weight: how probable it is that the image shows the particle")
     axes.set_ylabel("images")
-    axes.legend(loc="upper center", fontsize=8, frameon=False)
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
     return _save(figure, path)
 
 
