@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from problems.cryoem.particle_set import Particles
     from problems.cryoem.refinement import Options as RefineOptions
 
-WITH_TORCH, WITHOUT_TORCH = 330e6, 190e6
+WITH_TORCH, WITHOUT_TORCH = 400e6, 200e6
 """Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
 RATE = 4e10
 """Floating-point operations of the pose search a second and core, exponentials included (measured)."""
 POLISH = 25e-9
 """Seconds that one Fourier point of one image costs in one evaluation of a pose by `polish` (measured)."""
-TYPICAL_ITERATIONS = 8
-"""Of a refinement, where at most 15 are allowed."""
+TYPICAL_ITERATIONS, TYPICAL_RADIUS = 8, 0.36
+"""Of a refinement: where at most 15 are allowed; and the radius up to which images are compared in the end, Fourier
+pixels a pixel of the box (FSC 0.143 at two thirds of Nyquist, and a margin)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Plan:
         read: bytes read from the stacks, all passes together.
         passes: over the images.
         seconds: on one core, roughly.
+        limit: peak resident bytes at worst; the same as `memory` where nothing depends on the data.
         notes: assumptions, a sentence each.
     """
 
@@ -44,6 +46,7 @@ class Plan:
     read: float
     passes: float
     seconds: float
+    limit: float
     notes: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -57,6 +60,7 @@ class Plan:
         return {
             "plan": self.command,
             "memory_mb": self.memory / 2**20,
+            "memory_limit_mb": self.limit / 2**20,
             "parts": [{"part": name, "mb": size / 2**20} for name, size in self.parts],
             "read_mb": self.read / 2**20,
             "passes": self.passes,
@@ -145,45 +149,59 @@ def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
     if count > used:
         notes.append(f"{used:,} of the {count:,} images take part in the search; all get poses at its end.")
     one = particles.box**2 * particles.stacks[0].dtype.itemsize
-    return Plan("abinitio", parts, _stack_bytes(particles) + 1000.0 * one, 1, seconds, notes)
+    memory = sum(size for _, size in parts)
+    return Plan("abinitio", parts, _stack_bytes(particles) + 1000.0 * one, 1, seconds, memory, notes)
 
 
 def plan_refine(particles: "Particles", options: "RefineOptions") -> Plan:
-    """What `refine` takes, if resolution comes near Nyquist: the maps of an iteration are no larger than it needs."""
-    from problems.cryoem import orientations, refinement
+    """What `refine` takes where the data reach two thirds of Nyquist, and at most."""
+    from problems.cryoem import orientations
 
     box, count = particles.box, len(particles)
-    side = 2.0 * (box // 2) + 4
-    grid, own = (2.0 * side) ** 3, (2.0 * box) ** 3
-    iteration = {
-        "sums of the two halves (half grids, 12 bytes)": 2 * 6.0 * grid,
-        "spectra of the two maps, and the part that slices touch": 2 * (4.0 + 4.0) * grid,
-        "maps and transforms of the solve": 6.0 * grid,
-    }
-    final = {
-        "sums of the two halves (half grids, 12 bytes)": 2 * 6.0 * own,
-        "transforms of the solves, uncertainty": 12.0 * own,
-    }
-    larger = iteration if sum(iteration.values()) > sum(final.values()) else final
-    poses = count * 8.0 * (9 + 2 + 4 + 25) * 2
-    parts = [
+    shared = [
         ("interpreter and libraries", WITHOUT_TORCH),
-        *larger.items(),
-        ("poses and their covariances", poses),
+        ("poses and their covariances", count * 8.0 * (9 + 2 + 4 + 25) * 2),
         ("a block of images", _blocks(particles, options.settings.batch_mb)),
     ]
+    typical, worst = _volumes(box, TYPICAL_RADIUS * box), _volumes(box, 0.5 * box)
+    parts = [shared[0], *typical, *shared[1:]]
+    limit = sum(size for _, size in [*shared, *worst])
     iterations = min(options.iterations, TYPICAL_ITERATIONS)
     searches = min(options.searches, iterations)
     views = len(orientations.half_turn_grid(2))
     shifts = len(orientations.shift_disc(box / 16, box / 32))
     fills = 0.84 if options.diameter is None else min(1.1 * options.diameter / (box * particles.pixel_size), 0.84)
+    radius = TYPICAL_RADIUS * box
     searched = 4.0 * count * views * shifts * _points(min(12.0 * 0.84 / fills, box / 2)) * searches / RATE
-    polished = count * POLISH * _points(0.35 * box) * (8.0 * (iterations - searches) + 20.0 * searches)
-    seconds = searched + polished + 1e-8 * own * iterations + 6.0
+    polished = count * POLISH * _points(radius) * (8.0 * (iterations - searches) + 20.0 * searches)
+    seconds = searched + polished + 1e-8 * (2.0 * box) ** 3 * iterations + 6.0
     passes = iterations + 1
     notes = [
-        f"Taken to need {iterations} iterations (at most {options.iterations}); time if images are compared up to "
-        f"{particles.pixel_size / 0.35:.1f} Angstrom.",
-        f"At most {refinement.AHEAD} Fourier shells more than are compared are held, so coarser data take less memory.",
+        f"Taken to need {iterations} iterations (at most {options.iterations}), and to reach "
+        f"{particles.pixel_size / TYPICAL_RADIUS:.1f} Angstrom; at Nyquist, {2 * particles.pixel_size:g} Angstrom, it "
+        f"would take {limit / 2**20:,.0f} MB."
     ]
-    return Plan("refine", parts, passes * _stack_bytes(particles), passes, seconds, notes)
+    return Plan("refine", parts, passes * _stack_bytes(particles), passes, seconds, limit, notes)
+
+
+def _volumes(box: int, radius: float) -> list[tuple[str, float]]:
+    """Padded volumes at the peak of a refinement that compares images up to a radius, in Fourier pixels.
+
+    An iteration (`Refinement.step`) holds the sums of both halves and their maps' spectra, with the part that slices
+    touch, on grids no larger than its radius needs, and solves one half while all of these are there. The final maps
+    (`accumulate`, `regularize`, `uncertainty`) are on grids of twice the box.
+    """
+    from problems.cryoem.refinement import AHEAD
+
+    side = min(2.0 * np.ceil(radius + AHEAD) + 4, 2.0 * (box // 2) + 4)
+    grid, own, touched = (2.0 * side) ** 3, (2.0 * box) ** 3, (4.0 * radius + 4) ** 3
+    iteration = [
+        ("sums of the two halves (half grids, 12 bytes a voxel)", 2 * 6.0 * grid),
+        ("spectra of the two maps (8 bytes), and the part that slices touch", 2 * 4.0 * (grid + touched)),
+        ("transforms of the solve", 6.0 * grid),
+    ]
+    final = [
+        ("sums of the two halves (half grids, 12 bytes a voxel)", 2 * 6.0 * own),
+        ("transforms of the solves, uncertainty", 12.0 * own),
+    ]
+    return max(iteration, final, key=lambda parts: sum(size for _, size in parts))
