@@ -253,10 +253,10 @@ def test_noisy_stream_enlarges_its_set_until_the_noise_floor_or_budget():
 
 
 def test_the_set_is_handed_over_as_it_is_however_noisy_the_gradients_were():
-    phases = [sciml.Adam(lr=0.1), sciml.LBFGS(steps=3)]
-    solution = sciml.solve(LeastSquares(noise=3.0, declared=256), Weights(), phases)
+    phases = [sciml.Adam(lr=0.1, batch=32), sciml.LBFGS(steps=3)]
+    solution = sciml.solve(LeastSquares(noise=100.0, declared=256), Weights(), phases)
     first, last = solution.switch
-    assert first["details"]["high"] < 1  # noise holds most of the gradient's energy
+    assert first["details"]["high"] * 256 / 32 < 4  # on the whole set, noise holds a quarter of the energy or more
     assert first["set"] == last["set"] == 256
     steps = [r for r in solution.history if r["kind"] == "step"]
     assert {r["set"] for r in steps} == {256} and {r["phase"] for r in steps} == {"Adam", "LBFGS"}
@@ -395,7 +395,7 @@ class Liar(LeastSquares):
 
 def test_a_finisher_that_cannot_move_says_so():
     solution = sciml.solve(Liar(size=256), Weights(), [sciml.Adam(lr=0.1, steps=2000), sciml.LBFGS()])
-    assert solution.switch[0]["step"] >= 40
+    assert solution.switch[0]["step"] == 20  # a gradient of the set buys four steps: four gradients, in blocks of ten
     assert solution.result is sciml.Result.LINE_SEARCH_FAILED or solution.loss < 1e-12
 
 
