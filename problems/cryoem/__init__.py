@@ -7,15 +7,17 @@ if TYPE_CHECKING:
     from problems.cryoem.particles import Particles, read_particles
     from problems.cryoem.reconstruction import reconstruct
     from problems.cryoem.refinement import refine
+    from problems.cryoem.start_map import abinitio
 
 _HOMES = {
     "Particles": "problems.cryoem.particles",
     "read_particles": "problems.cryoem.particles",
     "reconstruct": "problems.cryoem.reconstruction",
     "refine": "problems.cryoem.refinement",
+    "abinitio": "problems.cryoem.start_map",
 }
 
-__all__ = ["Particles", "read_particles", "reconstruct", "refine"]
+__all__ = ["Particles", "abinitio", "read_particles", "reconstruct", "refine"]
 
 
 def __getattr__(name: str) -> Any:

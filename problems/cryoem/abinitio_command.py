@@ -12,10 +12,10 @@ from sciml.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from problems.cryoem.abinitio import StartMap
     from problems.cryoem.orientation_diagnostics import OrientationDiagnostics
     from problems.cryoem.particle_set import Particles
     from problems.cryoem.search_figures import Moment
+    from problems.cryoem.start_map import StartMap
     from problems.cryoem.table import Table
     from sciml.run import Run
     from sciml.stage import Stage
@@ -77,8 +77,8 @@ def run(options: Options) -> int:
         OSError: an output cannot be written.
         KeyboardInterrupt: the user stopped it; the same command goes on.
     """
-    from problems.cryoem.abinitio import abinitio
     from problems.cryoem.command_parts import image_progress, peak_rss_mb, undone_if_refused
+    from problems.cryoem.start_map import abinitio
     from sciml.cli import DONE, conclude
     from sciml.run import Run
 
@@ -147,11 +147,11 @@ def _read(options: Options) -> "Particles":
 
 
 def _engine_options(options: Options) -> Any:
-    from problems.cryoem import abinitio
+    from problems.cryoem import start_map
     from problems.cryoem.accumulation import Settings
 
     settings = Settings(seed=options.seed, use_ctf=options.ctf, diameter=options.diameter, normalize=options.normalize)
-    return abinitio.Options(
+    return start_map.Options(
         seed=options.seed,
         starts=options.starts,
         classes=options.classes,

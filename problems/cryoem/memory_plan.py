@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from problems.cryoem.abinitio import Options as AbInitioOptions
     from problems.cryoem.particle_set import Particles
     from problems.cryoem.refinement import Options as RefineOptions
+    from problems.cryoem.start_map import Options as AbInitioOptions
 
 WITH_TORCH, WITHOUT_TORCH = 400e6, 200e6
 """Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
@@ -119,12 +119,12 @@ def _stack_bytes(particles: "Particles") -> float:
 
 def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
     """What `abinitio` takes."""
-    from problems.cryoem import abinitio, marginal, orientations
+    from problems.cryoem import marginal, orientations, start_map
 
     box, count = particles.box, len(particles)
     diameter = None if options.diameter is None else options.diameter / (box * particles.pixel_size)
     plan = marginal.Plan.fit(box, diameter)
-    used = min(count, abinitio.MOST)
+    used = min(count, start_map.MOST)
     points = _points(plan.stop + marginal.FRONTIER)
     views = len(orientations.half_turn_grid(2)) * options.classes
     shifts = len(orientations.shift_disc(plan.shift_range, plan.shift_step))
@@ -139,10 +139,10 @@ def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
         ("padded volumes", options.classes * padded * 16.0),
         ("a block of images", _blocks(particles, options.settings.batch_mb)),
     ]
-    steps = [(rounds[0], options.starts / 2**place) for place, rounds in enumerate(abinitio.ROUNDS)]
+    steps = [(rounds[0], options.starts / 2**place) for place, rounds in enumerate(start_map.ROUNDS)]
     batch = float(np.clip(used / 4, 32, 192))
     raced = sum(number * starts for number, starts in steps) * batch if options.starts > 1 else 0.0
-    whole = (abinitio.FINISH.steps or 3) + 1.5
+    whole = (start_map.FINISH.steps or 3) + 1.5
     scored = 0.5 * raced + 35 * batch + whole * used + count  # the first steps are coarser
     seconds = 4.0 * scored * views * shifts * _points(plan.stop) / RATE + 6.0
     notes = [f"Images are compared up to {box * particles.pixel_size / plan.stop:.1f} Angstrom at most."]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from problems.cryoem import abinitio as engine
+from problems.cryoem import start_map as engine
 from problems.cryoem.abinitio_command import flipped
 from problems.cryoem.alignment import align
 from problems.cryoem.mrc import read_volume, write_volume

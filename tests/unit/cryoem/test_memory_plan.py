@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from problems.cryoem import memory_plan
-from problems.cryoem.abinitio import Options as AbInitioOptions
 from problems.cryoem.particles import read_particles
 from problems.cryoem.refinement import Options as RefineOptions
+from problems.cryoem.start_map import Options as AbInitioOptions
 
 
 def _command(*words: str | Path) -> dict[str, float]:
