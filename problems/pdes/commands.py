@@ -44,7 +44,7 @@ class SolveOptions:
     """Start with Adam, and end it by the literal SNR threshold or at a step number; auto: no Adam, a waste here."""
     seconds: float | None = None
     """Go on for at most so many seconds; without a limit, stop once twice the iterations no longer halve the loss on
-    points that are not trained on, which takes a minute for most equations and ten for the hardest."""
+    points that are not trained on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     overwrite: bool = False
