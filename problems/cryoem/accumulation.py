@@ -27,7 +27,7 @@ class Settings:
         use_ctf: False for images without a CTF (clean projections).
         diameter: of the particle, Angstrom, beyond which an image is background; None: the circle that touches the box.
         normalize: whether each image is scaled to one noise level; auto: when theirs differ by more than 10 %.
-        mask: for full map and corrected FSC: "sphere", "auto" (found in the map), "none", or an array in 0 ... 1.
+        mask: for full map and corrected FSC: "auto" (found in the map), "sphere", "none", or an array in 0 ... 1.
         batch_mb: megabytes of images in memory at once.
     """
 
@@ -36,7 +36,7 @@ class Settings:
     use_ctf: bool = True
     diameter: float | None = None
     normalize: Normalize = "auto"
-    mask: str | Float[np.ndarray, "n n n"] = "sphere"
+    mask: str | Float[np.ndarray, "n n n"] = "auto"
     batch_mb: float = 16.0
 
 

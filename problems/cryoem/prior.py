@@ -10,6 +10,7 @@ from problems.cryoem import fourier
 from problems.cryoem.accumulation import Accumulated, Settings, positive
 from problems.cryoem.fsc import FSCCurves, corrected_fsc, fsc, resolution
 from problems.cryoem.masks import AutomaticMask, soft_sphere
+from sciml.errors import InputError
 
 PRIOR_SPHERE = 0.40
 """Radius, as a fraction of the box, of the sphere in which the FSC of the prior is measured."""
@@ -29,6 +30,7 @@ class PriorEstimate:
         curves: FSC of the half maps, unmasked, masked and corrected.
         mask: for the full map; None for none.
         region: where the FSC that set the prior was measured: the mask, or the sphere of the prior.
+        note: in words, when the mask is not the one that was asked for; else empty.
     """
 
     precision: Float[np.ndarray, " shells"]
@@ -37,6 +39,7 @@ class PriorEstimate:
     curves: FSCCurves
     mask: Float[np.ndarray, "n n n"] | None
     region: Float[np.ndarray, "n n n"]
+    note: str = ""
 
 
 def shrink_fsc(curve: Float[np.ndarray, " shells"], mask: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, " shells"]:
@@ -95,31 +98,42 @@ def prior_precision(
 def estimate_prior(
     half1: Float[np.ndarray, "n n n"], half2: Float[np.ndarray, "n n n"], accumulated: Accumulated, settings: Settings
 ) -> PriorEstimate:
-    """FSC of the half maps, the prior it implies, and the mask.
-
-    Raises:
-        InputError: no mask can be found in the map (mask="auto").
-    """
+    """FSC of the half maps, the prior it implies, and the mask."""
     box, pixel_size = accumulated.box, accumulated.pixel_size
     weights = accumulated.shell_weights()
     sphere = soft_sphere(box, _prior_radius(accumulated, settings))
     measured = fsc(half1 * sphere, half2 * sphere)
     half_fsc = shrink_fsc(measured, sphere)
     precision = prior_precision(weights, half_fsc)
-    if isinstance(settings.mask, str) and settings.mask != "auto":
-        mask = soft_sphere(box, MAP_SPHERE * box, 0.08 * box) if settings.mask == "sphere" else None
+    mask, note = _map_mask(0.5 * (half1 + half2), half_fsc, pixel_size, settings)
+    if isinstance(settings.mask, str) and (settings.mask != "auto" or note):
         measured_in = np.ones_like(sphere) if mask is None else sphere
         curves = corrected_fsc(half1, half2, measured_in, pixel_size, settings.seed)
-        return PriorEstimate(precision, half_fsc, measured, curves, mask, sphere)
-    if isinstance(settings.mask, str):
-        average = 0.5 * (half1 + half2)
-        mask = AutomaticMask(1.3 * resolution(half_fsc, box, pixel_size, 0.5)).find(average, pixel_size)
-    else:
-        mask = np.asarray(settings.mask, np.float32)
+        return PriorEstimate(precision, half_fsc, measured, curves, mask, sphere, note)
+    assert mask is not None
     curves = corrected_fsc(half1, half2, mask, pixel_size, settings.seed)
     # A mask that follows the molecule leaves less noise in the FSC, and what it adds is corrected for.
     half_fsc = shrink_fsc(curves.corrected, mask)
     return PriorEstimate(prior_precision(weights, half_fsc), half_fsc, curves.corrected, curves, mask, mask)
+
+
+def _map_mask(
+    average: Float[np.ndarray, "n n n"], half_fsc: Float[np.ndarray, " shells"], pixel_size: float, settings: Settings
+) -> tuple[Float[np.ndarray, "n n n"] | None, str]:
+    """The mask that was asked for, and what must be said of it; a sphere where none can be found in the map."""
+    box = len(average)
+    if not isinstance(settings.mask, str):
+        return np.asarray(settings.mask, np.float32), ""
+    if settings.mask == "none":
+        return None, ""
+    note = ""
+    if settings.mask == "auto":
+        half_bit = resolution(half_fsc, box, pixel_size, 0.5)
+        try:
+            return AutomaticMask.for_resolution(half_bit, pixel_size).find(average, pixel_size), ""
+        except InputError:
+            note = "nothing stands out of the noise that a mask could follow; a sphere is used."
+    return soft_sphere(box, MAP_SPHERE * box, 0.08 * box), note
 
 
 def _prior_radius(accumulated: Accumulated, settings: Settings) -> float:

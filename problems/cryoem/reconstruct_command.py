@@ -27,8 +27,8 @@ class Options:
     """Folder of the run: maps, tables, figures, report.html."""
     solver: Literal["direct", "stochastic"] = "direct"
     """direct: one pass over the images, then a division; stochastic: watched gradient steps on mini-batches."""
-    mask: str = "sphere"
-    """For final map and resolution: sphere (radius 0.42 of the box), auto (found in the map), none, or a map (MRC)."""
+    mask: str = "auto"
+    """For final map and resolution: auto (found in the map), sphere (radius 0.42 of the box), none, or a map (MRC)."""
     diameter: float | None = None
     """Of the particle, Angstrom: noise is measured and signal expected accordingly. Default: the box."""
     normalize: Literal["auto", "yes", "no"] = "auto"

@@ -43,7 +43,7 @@ def reconstruct(particles: Particles, settings: Settings | None = None) -> Recon
     """Reconstruct a particle set with known poses by the direct solve.
 
     Raises:
-        InputError: see `accumulate`; or no mask can be found in the map (mask="auto").
+        InputError: see `accumulate`.
     """
     settings = settings or Settings()
     return regularize(accumulate(particles, settings), settings)

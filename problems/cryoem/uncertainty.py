@@ -19,6 +19,7 @@ both halves alike, nor of frequencies beyond the last shell. The README gives th
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy.fft
@@ -28,10 +29,12 @@ from scipy.special import log_ndtr
 from problems.cryoem import fourier
 from problems.cryoem.accumulation import HALF_FLOOR, positive
 from problems.cryoem.fsc import shell_sums
-from problems.cryoem.prior import fsc_error, mean_if_positive
+from problems.cryoem.masks import low_pass, soft_sphere
+from problems.cryoem.prior import MAP_SPHERE, fsc_error, mean_if_positive
 from problems.cryoem.reconstruction import Reconstruction
 
 _WINDOW = 2.0  # resolution lengths, the deviation of the window of all local mean squares
+_LEVELS = (-1.0, 0.001, 0.05, 0.2, 0.5, 0.8, 1.0)  # of a mask, between which the density it takes away is averaged
 _SURE = 0.5  # FSC from which on the signal's power is taken shell by shell
 
 
@@ -40,7 +43,7 @@ class Uncertainty:
     """The posterior standard deviation of a map.
 
     Attributes:
-        std: of the full map before it was multiplied by a mask, in its units.
+        std: of the full map, in its units. Outside a mask the map is 0, and the deviation that of the density there.
         noise: root mean square of the noise part inside the region of the prior, measured from the half maps.
         predicted_noise: the same from the weights alone; equal if the images' noise and poses are as assumed.
         missing: root mean square of the signal that the filter removed, inside that region.
@@ -95,9 +98,30 @@ def uncertainty(result: Reconstruction) -> Uncertainty:
     region = np.square(result.prior.region)
     level = float((signal * region).sum() / region.sum())
     aliases = _aliases(np.square(result.full), result.accumulated.sums[0].padding)
-    std = np.sqrt(noise + (missing / max(level, 1e-30) + aliases) * signal)
+    variance = noise + (missing / max(level, 1e-30) + aliases) * signal
+    if (mask := result.prior.mask) is not None:
+        variance = np.square(mask) * variance + np.square(1.0 - mask) * _cut_away(result, mask) * (
+            1.0 + missing / max(level, 1e-30)
+        )
+    std = np.sqrt(variance)
     measured = float((noise * region).sum() / region.sum())
     return Uncertainty(std.astype(np.float32), measured**0.5, float(sums.noise.sum()) ** 0.5, missing**0.5)
+
+
+def _cut_away(result: Reconstruction, mask: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, "n n n"]:
+    """Mean square of the density that a mask takes away, by the value of the mask: the product of the half maps,
+    filtered to their resolution, whose noise is independent. At least a millionth of that inside."""
+    box, pixel_size, curves = len(mask), result.accumulated.pixel_size, result.prior.curves
+    first, second = (low_pass(half, pixel_size, curves.resolution()) for half in (result.half1, result.half2))
+    product, inside = first * second, soft_sphere(box, MAP_SPHERE * box, 0.0) > 0
+    floor = 1e-6 * max(float(product[mask > 0.5].mean()), 0.0) + 1e-30
+    centers, squares = [], []
+    for low, high in pairwise(_LEVELS):
+        members = inside & (mask > low) & (mask <= high)
+        if members.any():
+            centers.append(float(mask[members].mean()))
+            squares.append(max(float(product[members].mean()), floor))
+    return np.interp(mask, centers, squares) if centers else np.full(mask.shape, floor)
 
 
 def _aliases(square: Float[np.ndarray, "n n n"], padding: int) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from problems.cryoem import read_particles, reconstruct
+from problems.cryoem.accumulation import Settings
 from problems.cryoem.masks import soft_sphere
 from problems.cryoem.mrc import read_volume
 from problems.cryoem.uncertainty import _falling_sum, local_mean_square, noise_draw, uncertainty
@@ -13,7 +14,7 @@ from problems.cryoem.uncertainty import _falling_sum, local_mean_square, noise_d
 
 def _scores(star: Path, truth: Path) -> tuple[float, list[float]]:
     """Deviation of (map - truth) / std in the scoring sphere, and in its inner and outer part."""
-    result = reconstruct(read_particles(star))
+    result = reconstruct(read_particles(star), Settings(mask="sphere"))
     density = read_volume(truth).array
     box = len(density)
     line = np.arange(box) - box // 2
@@ -35,6 +36,20 @@ def test_calibration_on_the_bundled_set(root: Path) -> None:
     whole, parts = _scores(folder / "particles.star", folder / "truth.mrc")
     assert whole == pytest.approx(1.0, abs=0.2)
     assert parts == pytest.approx([1.0, 1.0], abs=0.4)
+
+
+def test_calibration_inside_and_outside_an_automatic_mask(shared: Path) -> None:
+    """Outside its mask the map is 0, and its error the density there; what the half maps share says how large."""
+    folder = shared / "data" / "p64"
+    result = reconstruct(read_particles(folder / "p64.star"), Settings(mask="auto"))
+    density, mask = read_volume(folder / "truth64.mrc").array, result.prior.mask
+    assert mask is not None
+    scores = (result.full - density) / uncertainty(result).std
+    assert scores[mask > 0.5].std() == pytest.approx(1.0, abs=0.1)
+    line = np.arange(64) - 32
+    inside = np.sqrt(line[:, None, None] ** 2 + line[:, None] ** 2 + line**2) < 0.4 * 64
+    assert np.sqrt(np.square(scores[inside]).mean()) == pytest.approx(1.0, abs=0.1)
+    assert np.sqrt(np.square(scores[(mask < 0.5) & inside]).mean()) == pytest.approx(1.2, abs=0.2)
 
 
 def test_predicted_and_measured_noise_agree(root: Path) -> None:
