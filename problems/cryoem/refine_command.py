@@ -36,8 +36,8 @@ class Options:
     """Angstrom to which the reference is filtered. Default: 10 Fourier shells of a particle that fills the box."""
     symmetry: str = "C1"
     """Point group: C1, C2, ..., D2, ..., T, O, I1 to I4; the axes of the reference lie where RELION has them."""
-    mask: str = "sphere"
-    """For final map and resolution: sphere (radius 0.42 of the box), auto (found in the map), none, or a map (MRC)."""
+    mask: str = "auto"
+    """For final map and resolution: auto (found in the map), sphere (radius 0.42 of the box), none, or a map (MRC)."""
     iterations: int = 15
     """At most; it ends by itself when resolution and poses have come to rest."""
     ctf: bool = True
@@ -248,6 +248,8 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
             f"{error['median_shift'] / particles.pixel_size:.2f} pixels (medians), after one rotation and shift of the "
             f"map{hand}, which were found from the two pose sets alone."
         )
+    if outcome.result.prior.note:
+        sentences.append(f"No mask: {outcome.result.prior.note}")
     if curves.mask_is_tight and curves.resolution() < extent / (curves.randomized_from + 2):
         sentences.append("The mask alone correlates the half maps by more than 0.1 there; use a softer one.")
     return sentences
