@@ -39,7 +39,7 @@ FRONTIER = 2
 """Shells beyond the scored ones that are collected, and tested for signal."""
 PREDICTED = 0.25
 """Share of signal in the map at the frontier from which the next shell is scored."""
-GROWTH = 0.5
+GROWTH = 0.25
 """Fourier pixels by which the scored radius grows at a time; twice that while the map predicts more than half."""
 START, STOP = 6.0, 14.0
 """Scored radius at the beginning and at most, Fourier pixels, of a particle that fills the box."""
