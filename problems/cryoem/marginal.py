@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 import sciml
@@ -176,7 +176,8 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         count = len(rows)
         return Drawn(rows, turn.expand(count, 3, 3), torch.full((count,), whole))
 
-    def _spectrum(self, model: MarginalDensity) -> np.ndarray:
+    def spectra(self, model: MarginalDensity) -> Complex[np.ndarray, "classes P P half"]:
+        """Padded transforms of the classes."""
         volumes = model.voxels.detach().cpu().numpy() * self.mask
         corrected = [correct_gridding(volume, 2) for volume in volumes]
         return np.stack([fourier.transform_padded(volume, 2 * self.plan.side) for volume in corrected])
@@ -195,7 +196,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         disc = self.images.disc
         points = disc.within(radius + FRONTIER)
         slices = np.empty((len(voxels), len(grid), points), np.complex64)
-        for spectrum, out in zip(self._spectrum(model), slices, strict=True):
+        for spectrum, out in zip(self.spectra(model), slices, strict=True):
             kernels.gather(spectrum.astype(np.complex64), axes, disc.kx[:points], disc.ky[:points], out)
         self._cache = (voxels.clone(), turn, radius, (axes, slices, points))
         return axes, slices, points
@@ -250,6 +251,25 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
         rotations, offsets = grid.poses(found.places[:, 0])
         return Poses(rotations, offsets, found.places[:, 0, 1] // len(grid.rotations), found.log_likelihood)
+
+    def density(
+        self,
+        rows: Int[np.ndarray, " some"],
+        rotations: Float[np.ndarray, "some 3 3"],
+        offsets: Float[np.ndarray, "some 2"],
+    ) -> Float[np.ndarray, "m m m"]:
+        """The map that some images give at known poses (offsets in pixels), from all collected shells."""
+        disc, side = self.images.disc, self.plan.side
+        images = self.images.take(rows)
+        values = images.values * disc.phases(offsets) * images.transfer
+        axes = np.ascontiguousarray(2.0 * rotations[:, :2], np.float32)
+        grid = self._insert(axes, values[None], np.square(images.transfer)[None], len(disc))[0]
+        total, number = kernels.shell_sums(grid, 2.0, side // 2 + 1)
+        mean = total / np.maximum(number, 1)
+        precision = np.append(PRIOR * mean + 1e-3 * mean.max() + 1e-30, 1.0).astype(np.float32)
+        out = np.empty(grid.shape[:3], np.complex64)
+        kernels.divide((grid,), precision, 2.0, out)
+        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2) * self.mask
 
     def log_likelihood(self, model: MarginalDensity, rows: np.ndarray, turn: np.ndarray, radius: float) -> float:
         """Mean over some images of the log of the mean likelihood, up to a radius given: what starts are ranked by."""

@@ -18,8 +18,9 @@ import sciml
 from problems.cryoem import fourier, orientations
 from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.image_spectra import ImageSpectra, image_spectra
-from problems.cryoem.marginal import FRONTIER, HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Plan
+from problems.cryoem.marginal import FRONTIER, HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Plan, Poses
 from problems.cryoem.particle_set import Particles
+from problems.cryoem.polish import Observed, Reference, polish
 from sciml.errors import InputError
 from sciml.noise import NoiseEstimate
 from sciml.switching import AutoSwitch, Decision
@@ -176,7 +177,8 @@ def abinitio(
     settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
     extent = particles.box * particles.pixel_size
     plan = Plan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
-    noise = measure_noise(particles, views_of(particles, settings.use_ctf).groups, settings)
+    views = views_of(particles, settings.use_ctf)
+    noise = measure_noise(particles, views.groups, settings)
     images = image_spectra(particles, noise, plan.stop + FRONTIER, settings, watch)
     draw = np.random.default_rng(options.seed)
     chosen = np.sort(draw.permutation(len(images))[:MOST])
@@ -187,7 +189,10 @@ def abinitio(
     phases = [replace(STEP, steps=STEPS), FINISH]
     solution = _whole(sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage))
     _show(look, "the end", problem, model)
-    return _conclude(AbInitio(particles, images, plan, options.symmetry), model, particles, race, solution)
+    everything = AbInitio(particles, images, plan, options.symmetry)
+    observed = Observed(images.values, views.ctf, views.groups, np.sqrt(noise.weights))
+    poses, maps = _polished(everything, model, everything.poses(model), observed)
+    return _conclude(everything, poses, maps, (race, solution, everything.resolution(model)))
 
 
 def _show(look: Look | None, moment: str, problem: AbInitio, model: MarginalDensity) -> None:
@@ -236,26 +241,45 @@ def _race(
     return models[alive[0]], race
 
 
+def _polished(
+    problem: AbInitio, model: MarginalDensity, poses: Poses, observed: Observed
+) -> tuple[Poses, Float[np.ndarray, "classes m m m"]]:
+    """Continuous poses instead of those of the grid, and the maps that they give."""
+    radius, maps = float(model.radius), []
+    rotations, offsets = poses.rotations.copy(), poses.offsets.copy()
+    disc = problem.images.up_to(radius).disc
+    for number, spectrum in enumerate(problem.spectra(model)):
+        rows = np.flatnonzero(poses.classes == number)
+        values = np.ascontiguousarray(observed.values[rows, : len(disc)])
+        values[:, 0] *= np.float32(np.sqrt(2.0))  # `polish` itself counts the origin half
+        found = polish(
+            Reference(spectrum.astype(np.complex64), disc),
+            replace(observed.take(rows), values=values),
+            rotations[rows],
+            offsets[rows],
+        )
+        rotations[rows], offsets[rows] = found.rotations, found.offsets
+        maps.append(problem.density(rows, found.rotations, found.offsets))
+    return replace(poses, rotations=rotations, offsets=offsets), np.stack(maps)
+
+
 def _conclude(
     problem: AbInitio,
-    model: MarginalDensity,
-    particles: Particles,
-    race: list[dict[str, Any]],
-    solution: sciml.Solution,
+    poses: Poses,
+    maps: Float[np.ndarray, "classes m m m"],
+    record: tuple[list[dict[str, Any]], sciml.Solution, float],
 ) -> StartMap:
-    """Poses of all images, and the maps at the box of the images, cut off beyond the scored shells."""
-    poses = problem.poses(model)
-    box, radius = particles.box, float(model.radius)
-    count = np.bincount(poses.classes, minlength=len(model.voxels))
-    order = np.argsort(-count, kind="stable")
-    maps = model.voxels.detach().cpu().numpy()[order] * problem.mask
+    """The answer, the class with most images first, at the box of the images."""
+    race, solution, resolution = record
+    box = problem.images.disc.size
+    order = np.argsort(-np.bincount(poses.classes, minlength=len(maps)), kind="stable")
     return StartMap(
-        maps=np.stack([fourier.resample(volume, box, radius + 1.0) for volume in maps]).astype(np.float32),
+        maps=np.stack([fourier.resample(maps[number], box) for number in order]).astype(np.float32),
         rotations=poses.rotations,
-        offsets=poses.offsets * particles.pixel_size,
+        offsets=poses.offsets * (problem.extent / box),
         classes=np.argsort(order)[poses.classes],
         log_likelihood=poses.log_likelihood,
-        resolution=problem.resolution(model),
+        resolution=resolution,
         race=race,
         solution=solution,
     )
