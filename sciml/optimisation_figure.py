@@ -197,7 +197,8 @@ def _finish_axes(axes: "list[Axes]", trace: _Trace) -> None:
     phases = [Patch(color=SHADES[number % len(SHADES)], label=name) for number, (name, _, _) in enumerate(trace.spans)]
     for place, panel in enumerate(axes):
         handles = panel.get_legend_handles_labels()[0] + (phases if place == 0 else [])
-        panel.legend(handles=handles, fontsize=8, loc="upper right", framealpha=0.9, ncols=2 if place == 0 else 3)
+        corner = "lower right" if panel.yaxis_inverted() else "upper right"
+        panel.legend(handles=handles, fontsize=8, loc=corner, framealpha=0.9, ncols=2 if place == 0 else 3)
         if place < len(axes) - 1:
             panel.tick_params(labelbottom=False)
     axes[-1].set_xlabel("loss-and-gradient evaluations per item")
