@@ -11,7 +11,7 @@ import torch
 from problems.cryoem import start_map as engine
 from problems.cryoem.abinitio_command import flipped
 from problems.cryoem.alignment import align
-from problems.cryoem.mrc import read_volume, write_volume
+from problems.cryoem.mrc import read_volume
 from problems.cryoem.orientations import random_turns
 from problems.cryoem.particles import read_particles
 from problems.cryoem.pose_error import pose_error
@@ -227,20 +227,14 @@ def test_an_independent_simulation(shared: Path, tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.slow
-def test_no_pattern_is_found_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A round blob, which has no orientation at all: poses cannot be found, the map is round still."""
-    from problems.cryoem.simulate import Simulation, scale_to_snr, write_particles
-
-    axis = np.arange(32) - 16
-    square = sum(np.square(a) for a in np.meshgrid(axis, axis, axis, indexing="ij"))
-    simulation = Simulation(number=120, box=32, pixel_size=5.0, snr=0.2, seed=1)
-    truth = scale_to_snr(simulation, np.exp(-square / 30.0).astype(np.float32))
-    tmp_path.joinpath("set").mkdir()
-    star = write_particles(simulation, truth, tmp_path / "set", False, None)["star"]
-    summary = _run(capsys, star, "--out", tmp_path / "out", "--starts", "1", "--classes", "2")
-    assert [row["class"] for row in summary["classes"]] == [1, 2]
-    assert sum(row["particles"] for row in summary["classes"]) == 120
-    first = read_volume(summary["outputs"]["map"]).array
-    write_volume(tmp_path / "truth.mrc", truth, 5.0)
-    mask = square < 100
-    assert np.corrcoef(first[mask], truth[mask])[0, 1] > 0.8
+def test_classes_share_out_the_images(bundled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [bundled / "particles.star", "--out", tmp_path / "out", "--starts", "1", "--classes", "2", "--flip-hand"]
+    summary = _run(capsys, *words)
+    assert summary["hand"] == "flipped"
+    rows = summary["classes"]
+    assert [row["map"] for row in rows] == ["run_class001.mrc", "run_class002.mrc"]
+    assert rows[0]["particles"] >= rows[1]["particles"]
+    numbers = read_star(summary["outputs"]["data"])["particles"].integers("rlnClassNumber")
+    assert [int((numbers == row["class"]).sum()) for row in rows] == [row["particles"] for row in rows]
+    found = read_volume(summary["outputs"]["map"]).array
+    assert align(found, read_volume(bundled / "truth.mrc").array, 3.5, 25.0).correlation > 0.7
