@@ -10,16 +10,15 @@ simulated. Writes benchmarks/results/known_poses.json.
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from cases.processes import measure
 
 from problems.cryoem.fsc import fsc, resolution
 from problems.cryoem.masks import soft_sphere
@@ -29,23 +28,6 @@ from sciml.files import to_json, write_atomic
 
 HERE = Path(__file__).resolve().parent
 SCIML = Path(sys.executable).with_name("sciml")
-
-
-def measure(command: Sequence[str], folder: Path) -> tuple[float, float]:
-    """CPU seconds and peak resident memory (MB) of a whole process on one thread.
-
-    Raises:
-        RuntimeError: it failed; the message holds its last words.
-    """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as words:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=words, stderr=words)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            words.seek(0)
-            raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}\n{words.read().decode()[-2000:]}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def quality(path: Path, truth: np.ndarray, pixel_size: float) -> dict[str, float]:

@@ -94,12 +94,14 @@ class MarginalDensity(torch.nn.Module):
         weight: (classes, m, m, m//2 + 1) running mean of the weight that one image gives each Fourier voxel.
         seen: what the running mean is to be divided by. radius: scored. predicted: running sums of both parts of rho,
             and the number of images since the radius grew.
+        turn: of the grid on which the whole set was last searched.
     """
 
     weight: Tensor
     seen: Tensor
     radius: Tensor
     predicted: Tensor
+    turn: Tensor
 
     def __init__(self, plan: Plan, blob: Float[np.ndarray, "classes m m m"]) -> None:
         super().__init__()
@@ -109,6 +111,7 @@ class MarginalDensity(torch.nn.Module):
         self.register_buffer("seen", torch.zeros(1))
         self.register_buffer("radius", torch.tensor([plan.start]))
         self.register_buffer("predicted", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("turn", torch.eye(3, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         distance = np.sqrt(sum(np.square(a) for a in np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)))
         self.mask = cosine_edge((distance - plan.mask_radius * side).astype(np.float32), 0.07 * side)
         self._cache: tuple[Any, ...] | None = None
+        self._whole: tuple[Tensor, Found] | None = None
 
     def blob(self, classes: int, draw: np.random.Generator) -> Float[np.ndarray, "classes m m m"]:
         """A start that knows nothing but where the particle is; several classes differ by a little noise."""
@@ -175,6 +179,13 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         turn = torch.from_numpy(orientations.random_turns(1, np.random.default_rng(seed)))
         count = len(rows)
         return Drawn(rows, turn.expand(count, 3, 3), torch.full((count,), whole))
+
+    def enlarged(self, model: MarginalDensity) -> MarginalDensity:
+        """The same density and radius on the grid of this plan, with nothing remembered."""
+        volumes = [fourier.resample(volume, self.plan.side) for volume in model.voxels.detach().cpu().numpy()]
+        larger = MarginalDensity(self.plan, np.stack(volumes))
+        larger.radius.copy_(model.radius)
+        return larger
 
     def spectra(self, model: MarginalDensity) -> Complex[np.ndarray, "classes P P half"]:
         """Padded transforms of the classes."""
@@ -221,6 +232,9 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         shape = slices.shape
         numerator, denominator = found.numerator.reshape(shape), found.denominator.reshape(shape)
         learning = not bool(batch.whole[0])
+        if not learning:
+            model.turn.copy_(batch.turn[0])
+            self._whole = (model.voxels.detach().clone(), found)
         grids = self._insert(axes, denominator * slices - numerator, denominator, points)
         images = len(batch.rows)
         if learning:
@@ -243,12 +257,15 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         return {"data": torch.tensor(-found.log_likelihood.mean()), "prior": prior}
 
     def poses(self, model: MarginalDensity) -> "Poses":
-        """The most likely pose of every image on a grid of the present radius."""
-        turn = np.eye(3)
-        whole = torch.ones(self.size, dtype=torch.bool)
-        drawn = Drawn(torch.arange(self.size), torch.from_numpy(turn).expand(self.size, 3, 3), whole)
-        found, *_ = self._search(model, drawn, gather=False)
+        """The most likely pose of every image on a grid of the present radius, turned as it last was."""
+        turn = model.turn.numpy()
         grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
+        if self._whole is not None and torch.equal(self._whole[0], model.voxels.detach()):
+            found = self._whole[1]  # the last evaluation of the finish
+        else:
+            rows, whole = torch.arange(self.size), torch.ones(self.size, dtype=torch.bool)
+            drawn = Drawn(rows, model.turn.expand(self.size, 3, 3), whole)
+            found, *_ = self._search(model, drawn, gather=False)
         rotations, offsets = grid.poses(found.places[:, 0])
         return Poses(rotations, offsets, found.places[:, 0, 1] // len(grid.rotations), found.log_likelihood)
 

@@ -18,7 +18,7 @@ import sciml
 from problems.cryoem import fourier, orientations
 from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.image_spectra import ImageSpectra, image_spectra
-from problems.cryoem.marginal import FRONTIER, HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Plan, Poses
+from problems.cryoem.marginal import FRONTIER, HALF_LIFE, PREDICTED, START, Marginal, MarginalDensity, Plan, Poses
 from problems.cryoem.particle_set import Particles
 from problems.cryoem.polish import Observed, Reference, polish
 from sciml.errors import InputError
@@ -189,7 +189,9 @@ def abinitio(
     phases = [replace(STEP, steps=STEPS), FINISH]
     solution = _whole(sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage))
     _show(look, "the end", problem, model)
-    everything = AbInitio(particles, images, plan, options.symmetry)
+    everything = problem
+    if len(chosen) < len(images):
+        everything = AbInitio(particles, images, plan, options.symmetry)
     observed = Observed(images.values, views.ctf, views.groups, np.sqrt(noise.weights))
     poses, maps = _polished(everything, model, everything.poses(model), observed)
     return _conclude(everything, poses, maps, (race, solution, everything.resolution(model)))
@@ -213,9 +215,14 @@ def _race(
     """The most promising of several starts, and how they fared."""
     order = draw.permutation(problem.size)
     unseen = np.sort(order[: min(HELD_OUT, problem.size // 5)])
-    training = Marginal(problem.images.take(np.sort(order[len(unseen) :])), problem.plan, options.symmetry)
+    # Low resolutions need a coarse grid only.
+    last = ROUNDS[-1][1] * problem.plan.start / START
+    coarse = replace(problem.plan, stop=min(last, problem.plan.stop))
+    images = problem.images.up_to(coarse.stop + FRONTIER)
+    training = Marginal(images.take(np.sort(order[len(unseen) :])), coarse, options.symmetry)
+    judge = Marginal(images.take(unseen), coarse, options.symmetry)
     turn = orientations.random_turns(1, draw)[0]
-    models = [MarginalDensity(problem.plan, problem.blob(options.classes, draw)) for _ in range(max(1, options.starts))]
+    models = [MarginalDensity(coarse, training.blob(options.classes, draw)) for _ in range(max(1, options.starts))]
     race: list[dict[str, Any]] = []
     alive = list(range(len(models)))
     for number, (steps, radius) in enumerate(ROUNDS if len(models) > 1 else ()):
@@ -223,8 +230,8 @@ def _race(
         for start in alive:
             seed = options.seed * 1000 + 10 * start + number
             _whole(sciml.solve(training, models[start], [replace(STEP, steps=steps)], seed=seed))
-            ranked_at = min(radius * problem.plan.start / 6.0, problem.plan.stop)
-            scores[start] = problem.log_likelihood(models[start], unseen, turn, ranked_at)
+            ranked_at = min(radius * problem.plan.start / START, coarse.stop)
+            scores[start] = judge.log_likelihood(models[start], np.arange(len(unseen)), turn, ranked_at)
         alive = sorted(alive, key=lambda start: -scores[start])[: max(1, len(alive) // 2)]
         race += [
             {
@@ -237,8 +244,8 @@ def _race(
             }
             for start, score in scores.items()
         ]
-        _show(look, f"race, round {number + 1}: the best of {len(scores)}", problem, models[alive[0]])
-    return models[alive[0]], race
+        _show(look, f"race, round {number + 1}: the best of {len(scores)}", problem, problem.enlarged(models[alive[0]]))
+    return problem.enlarged(models[alive[0]]), race
 
 
 def _polished(
