@@ -1,12 +1,12 @@
 """Every image against every orientation and shift: posterior weights, and the sums that they give each orientation.
 
-    L(i, R, s) = 2 Re <exp(2 pi i k.s / n) CTF y_i, P_R> - <CTF^2, |P_R|^2>
+    L(i, R, s) = 2 Re <exp(-2 pi i k.s / n) CTF y_i, P_R> - <CTF^2, |P_R|^2>
 
 over the points |k| < r of the half plane is the log likelihood of a pose, up to what does not depend on it. The slice
 at psi + 180 degrees is the complex conjugate, so two real matrix products, a = Re X Re P' and b = Im X Im P', give both
 scores, a + b and a - b. The second term does not depend on the shift. What an orientation collects,
 
-    numerator_R = sum_i,s w exp(2 pi i k.s / n) CTF y_i,    denominator_R = sum_i,s w CTF^2,
+    numerator_R = sum_i,s w exp(-2 pi i k.s / n) CTF y_i,    denominator_R = sum_i,s w CTF^2,
 
 is a third product, or a short loop when few poses of an image are likely; only orientations, not images, are then
 inserted into a volume.
