@@ -41,7 +41,7 @@ PREDICTED = 0.25
 """Share of signal in the map at the frontier from which the next shell is scored."""
 GROWTH = 0.25
 """Fourier pixels by which the scored radius grows at a time; twice that while the map predicts more than half."""
-START, STOP = 6.0, 14.0
+START, STOP = 6.0, 12.0
 """Scored radius at the beginning and at most, Fourier pixels, of a particle that fills the box."""
 PRIOR = 0.1
 """Prior precision as a share of the mean weight of its shell."""
@@ -79,11 +79,16 @@ class Plan:
     @property
     def side(self) -> int:
         """Side of the real box that holds all collected shells."""
-        return 2 * int(np.ceil(self.stop + FRONTIER)) + 4
+        return _side(self.stop + FRONTIER)
 
     def order(self, radius: float) -> int:
         """HEALPix order of the grid on which a scored radius is searched."""
         return 1 if radius * 2.0 * self.mask_radius < 7.0 else 2
+
+
+def _side(radius: float) -> int:
+    """Voxels along a box that holds the shells below a radius, with room for interpolation."""
+    return 2 * int(np.ceil(radius)) + 4
 
 
 class MarginalDensity(torch.nn.Module):
@@ -156,11 +161,15 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         radius = np.sqrt(fourier.squared_radii(side, 3))
         self._shell = np.minimum(np.rint(radius).astype(np.int64), side)
         self._count = np.maximum(np.bincount(self._shell.ravel(), minlength=side + 1), 1)
-        axis = np.arange(side) - side // 2
-        distance = np.sqrt(sum(np.square(a) for a in np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)))
-        self.mask = cosine_edge((distance - plan.mask_radius * side).astype(np.float32), 0.07 * side)
+        self.mask = self._sphere(side)
         self._cache: tuple[Any, ...] | None = None
         self._whole: tuple[Tensor, Found] | None = None
+
+    def _sphere(self, side: int) -> Float[np.ndarray, "m m m"]:
+        """Where the particle may be, on a grid of this side."""
+        axis = np.arange(side) - side // 2
+        distance = np.sqrt(sum(np.square(a) for a in np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)))
+        return cosine_edge((distance - self.plan.mask_radius * side).astype(np.float32), 0.07 * side)
 
     def blob(self, classes: int, draw: np.random.Generator) -> Float[np.ndarray, "classes m m m"]:
         """A start that knows nothing but where the particle is; several classes differ by a little noise."""
@@ -193,7 +202,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         corrected = [correct_gridding(volume, 2) for volume in volumes]
         return np.stack([fourier.transform_padded(volume, 2 * self.plan.side) for volume in corrected])
 
-    def _slices(self, model: MarginalDensity, batch: Drawn) -> tuple[np.ndarray, np.ndarray, int]:
+    def _slices(self, model: MarginalDensity, batch: Drawn) -> tuple[np.ndarray, np.ndarray]:
         """Axes of the grid, slices of every class, and the number of points collected; kept for the next micro-batch
         of the same step."""
         radius, turn = float(model.radius), batch.turn[0].numpy()
@@ -209,33 +218,33 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         slices = np.empty((len(voxels), len(grid), points), np.complex64)
         for spectrum, out in zip(self.spectra(model), slices, strict=True):
             kernels.gather(spectrum.astype(np.complex64), axes, disc.kx[:points], disc.ky[:points], out)
-        self._cache = (voxels.clone(), turn, radius, (axes, slices, points))
-        return axes, slices, points
+        self._cache = (voxels.clone(), turn, radius, (axes, slices))
+        return axes, slices
 
     def orientations(self, radius: float, turn: np.ndarray) -> Float[np.ndarray, "n 3 3"]:
         """The grid for a scored radius, turned; only views of one asymmetric unit."""
         grid = orientations.turned(self.grids[self.plan.order(radius)], turn)
         return grid if len(self.group) == 1 else grid[asymmetric_unit(grid[:, 2], self.group)]
 
-    def _search(self, model: MarginalDensity, batch: Drawn, gather: bool) -> tuple[Found, np.ndarray, np.ndarray, int]:
-        axes, slices, points = self._slices(model, batch)
+    def _search(self, model: MarginalDensity, batch: Drawn, gather: bool) -> tuple[Found, np.ndarray, np.ndarray]:
+        axes, slices = self._slices(model, batch)
         images = self.images.up_to(float(model.radius) + FRONTIER).take(batch.rows.numpy())
         grid = Grid(self.orientations(float(model.radius), batch.turn[0].numpy()), self.shifts)
-        found = search(images, slices.reshape(-1, points), grid, float(model.radius), gather)
-        return found, axes, slices, points
+        found = search(images, slices.reshape(-1, slices.shape[-1]), grid, float(model.radius), gather)
+        return found, axes, slices
 
     @torch.no_grad()
     def gradient(self, model: MarginalDensity, batch: Drawn) -> tuple[Mapping[str, Tensor], Tensor]:
         """Both terms of the loss, and the gradient. A batch that is not the whole set also moves the running weight
         and, when the map predicts the frontier, the scored radius."""
-        found, axes, slices, points = self._search(model, batch, gather=True)
+        found, axes, slices = self._search(model, batch, gather=True)
         shape = slices.shape
         numerator, denominator = found.numerator.reshape(shape), found.denominator.reshape(shape)
         learning = not bool(batch.whole[0])
         if not learning:
             model.turn.copy_(batch.turn[0])
             self._whole = (model.voxels.detach().clone(), found)
-        grids = self._insert(axes, denominator * slices - numerator, denominator, points)
+        grids = self._insert(axes, denominator * slices - numerator, denominator, self.plan.side)
         images = len(batch.rows)
         if learning:
             self._predict(model, numerator, denominator, slices, images)
@@ -275,18 +284,19 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         rotations: Float[np.ndarray, "some 3 3"],
         offsets: Float[np.ndarray, "some 2"],
     ) -> Float[np.ndarray, "m m m"]:
-        """The map that some images give at known poses (offsets in pixels), from all collected shells."""
-        disc, side = self.images.disc, self.plan.side
+        """The map that some images give at known poses (offsets in pixels), from all shells of `images`."""
+        disc = self.images.disc
+        side = _side(disc.radius or disc.size / 2)
         images = self.images.take(rows)
         values = images.values * disc.phases(offsets) * images.transfer
         axes = np.ascontiguousarray(2.0 * rotations[:, :2], np.float32)
-        grid = self._insert(axes, values[None], np.square(images.transfer)[None], len(disc))[0]
+        grid = self._insert(axes, values[None], np.square(images.transfer)[None], side)[0]
         total, number = kernels.shell_sums(grid, 2.0, side // 2 + 1)
         mean = total / np.maximum(number, 1)
         precision = np.append(PRIOR * mean + 1e-3 * mean.max() + 1e-30, 1.0).astype(np.float32)
         out = np.empty(grid.shape[:3], np.complex64)
         kernels.divide((grid,), precision, 2.0, out)
-        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2) * self.mask
+        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2) * self._sphere(side)
 
     def log_likelihood(self, model: MarginalDensity, rows: np.ndarray, turn: np.ndarray, radius: float) -> float:
         """Mean over some images of the log of the mean likelihood, up to a radius given: what starts are ranked by."""
@@ -298,9 +308,9 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         model.radius.copy_(kept)
         return float(found.log_likelihood.mean())
 
-    def _insert(self, axes: np.ndarray, values: np.ndarray, weights: np.ndarray, points: int) -> list[np.ndarray]:
-        """Slices of every class added up in half grids of (real, imaginary, weight)."""
-        padded = 2 * self.plan.side
+    def _insert(self, axes: np.ndarray, values: np.ndarray, weights: np.ndarray, side: int) -> list[np.ndarray]:
+        """Slices of every class added up in half grids of (real, imaginary, weight), for a box of a side."""
+        padded, points = 2 * side, values.shape[-1]
         disc, grids = self.images.disc, []
         for of_class, weight in zip(values.astype(np.complex64), weights, strict=True):
             grid = np.zeros((padded, padded, padded // 2 + 1, 3), np.float32)

@@ -45,21 +45,30 @@ def draw_emergence(path: str | Path, moments: Sequence[Moment]) -> Path:
     Raises:
         OSError: the file cannot be written.
     """
-    count = len(moments)
+    count, side = len(moments), max(len(moment.volume) for moment in moments)
     figure = _figure(2.3 * count, 5.3)
+    rows = ([moment.volume[len(moment.volume) // 2] for moment in moments], [m.volume.sum(0) for m in moments])
+    # One picture for all: an axes of its own for each costs ten times as much as what it shows.
+    axes = figure.add_axes((0.0, 0.0, 1.0, 0.88))
+    tiles = np.block([[_tile(picture, side) for picture in row] for row in reversed(rows)])
+    axes.imshow(tiles, cmap="gray", vmin=0.0, vmax=1.0, origin="lower", interpolation="bicubic", aspect="auto")
+    axes.set_axis_off()
+    for row, name in enumerate(("projection", "slice")):
+        axes.text(0.02 * side, (row + 0.02) * side, name, color="white", fontsize=8, va="bottom")
     for column, moment in enumerate(moments):
-        middle = len(moment.volume) // 2
-        pictures = {"slice": moment.volume[middle], "projection": moment.volume.sum(0)}
-        for row, (name, picture) in enumerate(pictures.items()):
-            axes = figure.add_axes((column / count + 0.004, 0.445 - 0.44 * row, 1 / count - 0.008, 0.43))
-            low, high = np.percentile(picture, (2.0, 99.8))
-            axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="bicubic")
-            axes.text(0.03, 0.03, name, transform=axes.transAxes, color="white", fontsize=8)
-            axes.set_axis_off()
         words = moment.label.replace(": ", ":\n").replace(" to ", "\nto ")
         place = (column + 0.5) / count
         figure.text(place, 0.885, f"{words}\n{moment.resolution:.1f} Å", ha="center", va="bottom", fontsize=9)
     return _save(figure, path)
+
+
+def _tile(picture: Float[np.ndarray, "m m"], side: int) -> Float[np.ndarray, "n n"]:
+    """A picture between 0 and 1 on its own scale, on a grid of a common side, in a black frame."""
+    low, high = np.percentile(picture, (2.0, 99.8))
+    place = np.rint(np.linspace(0, len(picture) - 1, side)).astype(np.int64)
+    tile = np.clip((picture - low) / max(float(high - low), 1e-30), 0.0, 1.0)[np.ix_(place, place)]
+    tile[0], tile[-1], tile[:, 0], tile[:, -1] = 0.0, 0.0, 0.0, 0.0
+    return tile
 
 
 def draw_refinement(path: str | Path, iterations: Sequence[Iteration], extent: float) -> Path:

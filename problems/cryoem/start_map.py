@@ -27,10 +27,12 @@ from sciml.switching import AutoSwitch, Decision
 
 STEP = sciml.SGD(lr=0.5)
 """Half of the preconditioned gradient: expectation maximisation that remembers the last few batches."""
-FINISH = sciml.LBFGS(history=5, steps=2, tolerance=1e-3)
-"""A few passes over all images; each costs as much as ten batches, and the likelihood hardly rises after them."""
+FINISH = sciml.LBFGS(history=5, steps=1, tolerance=1e-3)
+"""One step from all images (two passes): a further one costs as much as ten batches and hardly raises the likelihood."""
 ROUNDS = ((14, 8.0), (12, 10.0))
 """Of the race: steps, and the radius (particle fills the box) at which the starts are then ranked."""
+AHEAD = 6
+"""Shells beyond the scored ones that the final map holds: polished poses are good for more than those of a grid."""
 HELD_OUT = 200
 STEPS = 200
 """Of the stochastic phase at most."""
@@ -179,7 +181,7 @@ def abinitio(
     plan = Plan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
     views = views_of(particles, settings.use_ctf)
     noise = measure_noise(particles, views.groups, settings)
-    images = image_spectra(particles, noise, plan.stop + FRONTIER, settings, watch)
+    images = image_spectra(particles, noise, min(plan.stop + AHEAD, particles.box / 2), settings, watch)
     draw = np.random.default_rng(options.seed)
     chosen = np.sort(draw.permutation(len(images))[:MOST])
     problem = AbInitio(particles, images.take(chosen), plan, options.symmetry)
