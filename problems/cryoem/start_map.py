@@ -28,7 +28,7 @@ from sciml.switching import AutoSwitch, Decision
 STEP = sciml.SGD(lr=0.5)
 """Half of the preconditioned gradient: expectation maximisation that remembers the last few batches."""
 FINISH = sciml.LBFGS(history=5, steps=1, tolerance=1e-3)
-"""One step from all images (two passes): a further one costs as much as ten batches and hardly raises the likelihood."""
+"""One step from all images, two passes: a further one costs as much as ten batches and hardly raises the likelihood."""
 ROUNDS = ((14, 8.0), (12, 10.0))
 """Of the race: steps, and the radius (particle fills the box) at which the starts are then ranked."""
 AHEAD = 6
