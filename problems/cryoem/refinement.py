@@ -30,7 +30,7 @@ from problems.cryoem.pose_search import Grid, search
 from problems.cryoem.prior import shrink_fsc
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.refinement_checkpoint import Keeper
-from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetrize_sums
+from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetric_distance, symmetrize_sums
 from sciml.errors import InputError
 from sciml.stage import Stage
 
@@ -195,7 +195,7 @@ class Refinement:
         self._weigh()
         self._shrink_scales()
         curve, resolution = self._solve(sums, side)
-        turn = rotations.angular_distance(before.rotations, self.poses.rotations)
+        turn = symmetric_distance(before.rotations, self.poses.rotations, self.group)
         move = np.hypot(*(before.offsets - self.poses.offsets).T)
         record = Iteration(
             number, self.radius, searched, resolution, curve, float(np.median(turn)), float(np.median(move)),
@@ -338,9 +338,9 @@ class _Pass:
             if found is None:
                 found = fresh
             else:
-                jumped = (fresh.misfit < found.misfit) & (poses.weights[rows] > 0.5)
+                jumped = (fresh.misfit < found.misfit - 1.0) & (poses.weights[rows] > 0.5)
                 self.jumps += int(
-                    (rotations.angular_distance(fresh.rotations, found.rotations)[jumped] > JUMP_DEG).sum()
+                    (symmetric_distance(fresh.rotations, found.rotations, state.group)[jumped] > JUMP_DEG).sum()
                 )
                 found = _better(found, fresh)
         assert found is not None

@@ -26,6 +26,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float
 
+from problems.cryoem.rotations import angular_distance
 from sciml.errors import InputError
 
 _GOLDEN = (1.0 + 5.0**0.5) / 2.0
@@ -209,6 +210,13 @@ def asymmetric_unit(
     # d.(S c) = (S^T d).c: the mates of the center stand for those of the direction.
     nearness = np.asarray(directions, np.float64) @ mates.T
     return nearness[:, 0] >= nearness.max(1) - 1e-9
+
+
+def symmetric_distance(
+    first: Float[np.ndarray, "n 3 3"], second: Float[np.ndarray, "n 3 3"], group: Float[np.ndarray, "order 3 3"]
+) -> Float[np.ndarray, " n"]:
+    """Angle in degrees of the turn between two poses of a symmetric map: the least over all mates A S of the second."""
+    return np.min([angular_distance(first, second @ operator) for operator in group], axis=0)
 
 
 def unit_center(group: Float[np.ndarray, "order 3 3"]) -> Float[np.ndarray, "3"]:
