@@ -14,7 +14,9 @@ fraction
 
     rho = Re <numerator, P> / <denominator, |P|^2>
 
-is the share of signal in the map's power, 0 for noise however long one iterates. When it is clearly there, r grows.
+is the share of signal in the map's power; noise gives it a mean of 0 however long one iterates, and the numerator a
+variance of <denominator, |P|^2> / 2. When it is clearly there, r grows. These shells are in the gradient and not in J:
+they have no say in the poses.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,6 +41,8 @@ FRONTIER = 2
 """Shells beyond the scored ones that are collected, and tested for signal."""
 PREDICTED = 0.25
 """Share of signal in the map at the frontier from which the next shell is scored."""
+CERTAIN = 3.0
+"""Standard deviations above what noise gives from which that share counts: a faint map has one by chance."""
 GROWTH = 0.25
 """Fourier pixels by which the scored radius grows at a time; twice that while the map predicts more than half."""
 START, STOP = 6.0, 12.0
@@ -98,7 +102,7 @@ class MarginalDensity(torch.nn.Module):
         voxels: (classes, m, m, m) float32, origin at m // 2.
         weight: (classes, m, m, m//2 + 1) running mean of the weight that one image gives each Fourier voxel.
         seen: what the running mean is to be divided by. radius: scored. predicted: running sums of both parts of rho,
-            and the number of images since the radius grew.
+            of the variance that noise gives the first, and the number of images since the radius grew.
         turn: of the grid on which the whole set was last searched.
     """
 
@@ -115,7 +119,7 @@ class MarginalDensity(torch.nn.Module):
         self.register_buffer("weight", torch.zeros(len(blob), side, side, side // 2 + 1))
         self.register_buffer("seen", torch.zeros(1))
         self.register_buffer("radius", torch.tensor([plan.start]))
-        self.register_buffer("predicted", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("predicted", torch.zeros(4, dtype=torch.float64))
         self.register_buffer("turn", torch.eye(3, dtype=torch.float64))
 
 
@@ -241,7 +245,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         shape = slices.shape
         numerator, denominator = found.numerator.reshape(shape), found.denominator.reshape(shape)
         learning = not bool(batch.whole[0])
-        if not learning:
+        if not learning and len(batch.rows) == self.size:
             model.turn.copy_(batch.turn[0])
             self._whole = (model.voxels.detach().clone(), found)
         grids = self._insert(axes, denominator * slices - numerator, denominator, self.plan.side)
@@ -345,17 +349,20 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         product = float(np.sum(np.real(numerator[..., first:] * np.conj(ahead))))
         power = float(np.sum(denominator[..., first:] * np.square(np.abs(ahead))))
         keep = 0.5 ** (images / HALF_LIFE)
-        model.predicted.mul_(torch.tensor([keep, keep, 1.0], dtype=torch.float64))
-        model.predicted.add_(torch.tensor([product, power, float(images)], dtype=torch.float64))
+        model.predicted.mul_(torch.tensor([keep, keep, keep**2, 1.0], dtype=torch.float64))
+        model.predicted.add_(torch.tensor([product, power, 0.5 * power, float(images)], dtype=torch.float64))
         rho = self.predicted(model)
         if rho is not None and rho > PREDICTED and float(model.radius) < self.plan.stop:
             model.radius.add_(GROWTH if rho < 0.5 else 2 * GROWTH).clamp_(max=self.plan.stop)
             model.predicted.zero_()
 
     def predicted(self, model: MarginalDensity) -> float | None:
-        """Share of signal in the map's power beyond the scored radius; None before enough images have been seen."""
-        product, power, images = model.predicted.tolist()
-        return product / max(power, 1e-30) if images > HALF_LIFE else None
+        """Share of signal in the map's power beyond the scored radius, 0 where noise explains it; None before enough
+        images have been seen."""
+        product, power, variance, images = model.predicted.tolist()
+        if images <= HALF_LIFE:
+            return None
+        return product / max(power, 1e-30) if product > CERTAIN * variance**0.5 else 0.0
 
     def _precision(self, model: MarginalDensity) -> tuple[Tensor, Tensor]:
         """Weight and prior precision of each Fourier voxel, for one image."""

@@ -135,7 +135,7 @@ class ResolutionSwitch(AutoSwitch):
         """Look at the radius."""
         self.looked = step > 0
         radius, rho = float(self._model.radius), self._problem.predicted(self._model)
-        rested = int(self._model.predicted[2])
+        rested = int(self._model.predicted[-1])
         if rested < self.rest or (radius < self._problem.plan.stop and (rho is None or rho >= PREDICTED)):
             return None
         snr = "unknown" if noise is None or noise.snr is None else f"{noise.snr:.2g}"

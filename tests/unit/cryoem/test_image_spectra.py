@@ -63,7 +63,8 @@ def test_disc_is_the_half_plane_sorted(box: int, radius: float) -> None:
 def test_lower_resolution_is_the_beginning_of_each_row() -> None:
     draw = np.random.default_rng(0)
     images = draw.normal(size=(5, 16, 16)).astype(np.float32)
-    table = ctf.CTF(np.full(5, 1e4), np.full(5, 9e3), np.zeros(5), 3e5, 2.7e7, 0.1).coefficients(16, 4.0)
+    defocus = np.linspace(8e3, 2e4, 5)
+    table = ctf.CTF(defocus, defocus - 300.0, np.zeros(5), 3e5, 2.7e7, 0.1).coefficients(16, 4.0)
     wide = whitened(images.copy(), Disc(16, 8.0), _plain(16), _views(5, table))
     narrow = whitened(images.copy(), Disc(16, 5.0), _plain(16), _views(5, table))
     cut = wide.up_to(5.0)
