@@ -155,6 +155,23 @@ def test_the_gradient_of_the_whole_set_is_the_derivative_of_the_loss(
         assert _slope(bare, model, whole, direction) == pytest.approx(expected, rel=0.02)
 
 
+def test_the_gradient_under_symmetry_is_the_derivative_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among symmetric maps: an image speaks for all its symmetric views together, not for each again."""
+    monkeypatch.setattr(marginal, "FRONTIER", 0)
+    problem, group = _problem(_blobs(1), 60, "C3"), point_group("C3")
+    model = MarginalDensity(PLAN, problem.blob(1, np.random.default_rng(0)))
+    _descend(problem, model, 6, 30)
+    symmetric = symmetrize_map(model.voxels.detach()[0].numpy() * problem.mask, group)
+    model.voxels.data = torch.from_numpy(symmetric)[None]
+    whole = problem.sample(None, _generator(3))
+    _, gradient = problem.gradient(model, whole)
+    volume = gradient.reshape((PLAN.side,) * 3).numpy() * problem.mask
+    direction = torch.from_numpy(symmetrize_map(volume, group))[None]
+    direction = direction / direction.norm()
+    expected = float(gradient @ direction.reshape(-1))
+    assert _slope(problem, model, whole, direction) == pytest.approx(expected, rel=0.03)
+
+
 def test_shells_ahead_are_in_the_gradient_and_not_in_the_loss(problem: Marginal, model: MarginalDensity) -> None:
     """They are pulled towards the images at poses in which they have no say: along low frequencies alone the gradient
     is that of the loss."""
