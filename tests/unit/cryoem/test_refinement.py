@@ -106,10 +106,11 @@ def test_half_maps_agree_with_the_truth_as_far_as_they_say(
     assert [record.resolution for record in state.iterations] == again  # the same bits
 
 
-def test_halves_never_share(particles: Particles, truth: np.ndarray, tmp_path: Path) -> None:
-    """Other images in half 2, with the noise measured and the start map scaled alike: half 1 is what it was, to the
-    bit, over searches and polishing, as long as both compare images up to the same radius."""
-    other = np.flatnonzero(particles.half_sets() == 2)
+@pytest.mark.parametrize("half", [1, 2])
+def test_halves_never_share(half: int, particles: Particles, truth: np.ndarray, tmp_path: Path) -> None:
+    """Other images in the other half, with the noise measured and the start map scaled alike: this half is what it was,
+    to the bit, over searches and polishing, as long as both compare images up to the same radius."""
+    other = np.flatnonzero(particles.half_sets() != half)
 
     def shuffle(stack: np.ndarray) -> np.ndarray:
         stack[other] = stack[np.roll(other, 7)][:, ::-1] * 1.02
@@ -127,22 +128,23 @@ def test_halves_never_share(particles: Particles, truth: np.ndarray, tmp_path: P
                 state.scale_start = lambda: None
         for state in states:
             state.step()
-        mine = np.flatnonzero(states[0].halves == 1)
+        mine = np.flatnonzero(states[0].halves == half)
         for name in ("rotations", "offsets", "evidence", "expected", "weights"):
             first, second = (getattr(state.poses, name) for state in states)
             np.testing.assert_array_equal(first[mine], second[mine], err_msg=f"{name}, iteration {number}")
             assert name == "weights" or not np.array_equal(first[other], second[other])
         # What halves do share: the filter (their FSC), and the median contrast.
         for state in states:
-            state.maps = [states[0].maps[0], state.maps[1]]
+            state.maps[half - 1] = states[0].maps[half - 1]
             state.poses.scale[:] = states[0].poses.scale
 
 
+@pytest.mark.parametrize("half", [1, 2])
 def test_the_sums_of_a_half_hold_its_images_alone(
-    particles: Particles, truth: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    half: int, particles: Particles, truth: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fourier sums of half 1 to the bit, whatever half 2 shows."""
-    other = np.flatnonzero(particles.half_sets() == 2)
+    """Fourier sums of a half to the bit, whatever the other shows."""
+    other = np.flatnonzero(particles.half_sets() != half)
 
     def blur(stack: np.ndarray) -> np.ndarray:
         stack[other] = stack[other][:, :, ::-1]
@@ -163,8 +165,8 @@ def test_the_sums_of_a_half_hold_its_images_alone(
         state.noise = noise
         state.scale_start = lambda: None
         state.step()
-    np.testing.assert_array_equal(kept[0][0], kept[1][0])
-    assert not np.array_equal(kept[0][1], kept[1][1])
+    np.testing.assert_array_equal(kept[0][half - 1], kept[1][half - 1])
+    assert not np.array_equal(kept[0][2 - half], kept[1][2 - half])
 
 
 def test_junk_is_down_weighted_and_counted(particles: Particles, truth: np.ndarray, tmp_path: Path) -> None:
