@@ -6,7 +6,7 @@ degrees.
 """
 
 import math
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -15,7 +15,7 @@ from problems.cryoem.kernels import _OPTIONS, _cell
 
 _RUN = 96  # orientations looked at together
 _FLOOR, _ZERO = np.float32(-30.0), np.float32(0.0)
-_FAST = {"cache": True, "nogil": True, "fastmath": True}
+_FAST: Any = {"cache": True, "nogil": True, "fastmath": True}
 
 
 @numba.njit(**_FAST)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from problems.cryoem import rotations
+from problems.cryoem import kernels, rotations
 from problems.cryoem.accumulation import Settings
 from problems.cryoem.fsc import fsc, resolution
+from problems.cryoem.image_spectra import Disc, whitened
 from problems.cryoem.masks import low_pass, soft_sphere
 from problems.cryoem.mrc import write_stack
 from problems.cryoem.particle_set import Particles
@@ -167,6 +168,31 @@ def test_the_sums_of_a_half_hold_its_images_alone(
         state.step()
     np.testing.assert_array_equal(kept[0][half - 1], kept[1][half - 1])
     assert not np.array_equal(kept[0][2 - half], kept[1][2 - half])
+
+
+def test_evidence_is_the_log_likelihood_at_the_pose(particles: Particles, truth: np.ndarray) -> None:
+    """2 Re <CTF y, P> - |CTF P|^2 at the poses that came out, each half against its map, the origin by half."""
+    state = Refinement(particles, _start(truth), Options())
+    state.scale_start()
+    state.scale_start = lambda: None
+    state.maps[1] = 0.9 * state.maps[1]
+    side = state._side(state.reach())
+    spectra = [state.spectrum(half, side) for half in (1, 2)]
+    record = state.step()
+    disc = Disc(BOX, record.radius)
+    seen = whitened(particles.images(), disc, state.noise, state.views)
+    predicted = np.empty(seen.values.shape, np.complex64)
+    for half in (1, 2):
+        rows = np.flatnonzero(state.halves == half)
+        out = np.empty((len(rows), len(disc)), np.complex64)
+        axes = np.ascontiguousarray(2.0 * state.poses.rotations[rows, :2], np.float32)
+        kernels.gather(spectra[half - 1], axes, disc.kx, disc.ky, out)
+        predicted[rows] = out
+    predicted *= seen.transfer * disc.phases(state.poses.offsets).conj()
+    expected = np.square(np.abs(predicted)).sum(1)
+    direct = 2.0 * np.real(np.conj(predicted) * seen.values).sum(1) - expected
+    np.testing.assert_allclose(state.poses.expected, expected, rtol=1e-4)
+    np.testing.assert_allclose(state.poses.evidence, direct, rtol=1e-4, atol=0.02)
 
 
 def test_junk_is_down_weighted_and_counted(particles: Particles, truth: np.ndarray, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_asymmetric_unit_is_compact_and_its_center_a_choice() -> None:
 
 def test_mates_are_at_no_distance() -> None:
     group = symmetry.point_group("D3")
-    poses = Rotation.random(20, random_state=0).as_matrix()
+    poses = Rotation.from_quat(np.random.default_rng(0).standard_normal((20, 4))).as_matrix()
     turned = Rotation.from_rotvec([0.0, 0.0, np.radians(4.0)]).as_matrix() @ poses @ group[4]
     assert symmetry.symmetric_distance(poses, turned, group) == pytest.approx(np.full(20, 4.0), abs=1e-6)
     assert symmetry.symmetric_distance(poses, turned, group[:1]).min() > 10.0
