@@ -132,7 +132,7 @@ def doubts(halves: Halves) -> list[str]:
         if empty > 0.05:
             found.append(f"{path.name} is exactly 0 in {empty:.0%} of its voxels: it was masked before")
         spectrum = np.asarray(scipy.fft.rfftn(volume))
-        power = shell_sums(np.real(spectrum)**2 + np.imag(spectrum)**2, halves.box)[1:]
+        power = shell_sums(np.real(spectrum) ** 2 + np.imag(spectrum) ** 2, halves.box)[1:]
         # A refinement's own half maps keep their noise up to Nyquist.
         if power[int(0.8 * len(power)) : -1].min() < 1e-9 * power.max():
             found.append(f"{path.name} holds nothing near Nyquist: it was low-pass filtered before")
