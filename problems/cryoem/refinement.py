@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from problems.cryoem import fourier, kernels, orientations, rotations, search_kernels
+from problems.cryoem import fourier, kernels, orientations, search_kernels
 from problems.cryoem.accumulation import Settings, batches, measure_noise, positive, views_of
 from problems.cryoem.fsc import fsc, last_shell_before
 from problems.cryoem.image_spectra import Disc, ImageSpectra, whitened
@@ -29,6 +29,7 @@ from problems.cryoem.polish import Observed, Polished, PolishOptions, Reference,
 from problems.cryoem.pose_search import Grid, search
 from problems.cryoem.prior import shrink_fsc
 from problems.cryoem.projection import correct_gridding
+from problems.cryoem.refined_poses import Poses, with_poses
 from problems.cryoem.refinement_checkpoint import Keeper
 from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetric_distance, symmetrize_sums
 from sciml.errors import InputError
@@ -91,34 +92,6 @@ class Iteration:
     move: float
     junk: int
     log_likelihood: float
-
-
-@dataclass
-class Poses:
-    """Poses of all images as they stand, and what is thought of them.
-
-    Attributes:
-        rotations, offsets: offsets in pixels. weights: share of each image that is used.
-        evidence: log likelihood of the pose against no particle at all. expected: what that is for a good image.
-        scale: contrast of each image. covariance: of the pose.
-    """
-
-    rotations: Float[np.ndarray, "n 3 3"]
-    offsets: Float[np.ndarray, "n 2"]
-    weights: Float[np.ndarray, " n"]
-    evidence: Float[np.ndarray, " n"]
-    expected: Float[np.ndarray, " n"]
-    scale: Float[np.ndarray, " n"]
-    covariance: Float[np.ndarray, "n 5 5"]
-
-    @classmethod
-    def unknown(cls, count: int) -> "Poses":
-        """Of images not looked at."""
-        nothing = np.zeros(count)
-        return cls(
-            np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)), np.ones(count), nothing, nothing.copy(),
-            np.ones(count), np.tile(np.eye(5), (count, 1, 1)),
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -435,19 +408,3 @@ def settled(iterations: list[Iteration]) -> bool:
         since = 0 if record.resolution < 0.995 * best else since + 1
         best = min(best, record.resolution)
     return since >= 2 and not iterations[-1].searched and iterations[-1].turn_deg < REST_DEG
-
-
-def with_poses(particles: Particles, poses: Poses, halves: Int[np.ndarray, " n"]) -> Particles:
-    """The set with these poses and half sets, in its columns as well."""
-    angles = rotations.euler_angles(poses.rotations)
-    origins = poses.offsets * particles.pixel_size
-    table = particles.table
-    columns = {"rlnAngleRot": angles[:, 0], "rlnAngleTilt": angles[:, 1], "rlnAnglePsi": angles[:, 2]}
-    columns |= {"rlnOriginXAngst": origins[:, 0], "rlnOriginYAngst": origins[:, 1]}
-    for label, values in columns.items():
-        table = table.with_column(label, [f"{value:.6f}" for value in values])
-    table = table.with_column("rlnRandomSubset", [str(int(half)) for half in halves])
-    table = table.with_column("rlnMaxValueProbDistribution", [f"{weight:.6f}" for weight in poses.weights])
-    return replace(
-        particles, angles_deg=angles, origins=origins, random_subset=halves, table=table, has_poses=True,
-    )  # fmt: skip
