@@ -165,6 +165,12 @@ class Polished:
         """Some of them."""
         return Polished(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
+    def or_better(self, other: "Polished") -> "Polished":
+        """Of two refinements of the same images, the one with the smaller misfit of each image."""
+        better = other.misfit < self.misfit
+        pairs = [(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__]
+        return Polished(*(np.where(better.reshape(-1, *([1] * (a.ndim - 1))), b, a) for a, b in pairs))
+
 
 def polish(
     reference: Reference,

@@ -315,7 +315,7 @@ class _Pass:
                 self.jumps += int(
                     (symmetric_distance(fresh.rotations, found.rotations, state.group)[jumped] > JUMP_DEG).sum()
                 )
-                found = _better(found, fresh)
+                found = found.or_better(fresh)
         assert found is not None
         poses.rotations[rows], poses.offsets[rows], poses.covariance[rows] = (
             found.rotations,
@@ -358,16 +358,6 @@ class _Pass:
         axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
         squares = np.square(transfer) * weights
         search_kernels.insert_slices(sums, axes, self.wide.kx, self.wide.ky, values.astype(np.complex64), squares)
-
-
-def _better(first: Polished, second: Polished) -> Polished:
-    """Of two refinements of the same images, the better one of each."""
-    take = second.misfit < first.misfit
-    chosen = {}
-    for name in first.__dataclass_fields__:
-        a, b = getattr(first, name), getattr(second, name)
-        chosen[name] = np.where(take.reshape(-1, *([1] * (a.ndim - 1))), b, a)
-    return Polished(**chosen)
 
 
 def refine(
