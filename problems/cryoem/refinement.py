@@ -17,21 +17,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float
 
-from problems.cryoem import fourier, kernels, orientations, search_kernels
+from problems.cryoem import fourier, kernels, orientations
 from problems.cryoem.accumulation import Settings, batches, measure_noise, positive, views_of
 from problems.cryoem.fsc import fsc, last_shell_before
-from problems.cryoem.image_spectra import Disc, ImageSpectra, whitened
+from problems.cryoem.image_spectra import Disc, whitened
 from problems.cryoem.insertion import complete
 from problems.cryoem.masks import soft_sphere
 from problems.cryoem.noise import sample_indices
 from problems.cryoem.particle_set import Particles
-from problems.cryoem.polish import Observed, Polished, PolishOptions, Reference, best_of, polish
-from problems.cryoem.pose_search import Grid, search
+from problems.cryoem.particle_weights import share_of_particle, shrunk_contrast
 from problems.cryoem.prior import shrink_fsc
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.refined_poses import Poses, with_poses
 from problems.cryoem.refinement_checkpoint import Keeper
-from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetric_distance, symmetrize_sums
+from problems.cryoem.refinement_pass import Pass
+from problems.cryoem.symmetry import point_group, symmetric_distance, symmetrize_sums
 from sciml.errors import InputError
 from sciml.stage import Stage
 
@@ -39,10 +39,8 @@ MARGIN = 2
 """Shells beyond the FSC's 0.143 up to which images are compared with the map."""
 LEAP = (4.0, 0.25)
 """Most shells by which that radius grows in an iteration: so many, or this share of it."""
-CANDIDATES = 3
-"""Likeliest poses of a search that are polished."""
-JUMP_DEG, JUMPS = 10.0, 0.005
-"""Images are searched again while more than this share found a better pose further away than so many degrees."""
+JUMPS = 0.005
+"""Images are searched again while more than this share of them jumped to a better pose (`refinement_pass.JUMP_DEG`)."""
 REST_DEG = 0.1
 """Median turn of an iteration below which poses are at rest."""
 AHEAD = 2
@@ -159,14 +157,14 @@ class Refinement:
         side = self._side(self.reach())
         sums = [np.zeros((2 * side, 2 * side, side + 1, 3), np.float32) for _ in (1, 2)]
         before = replace(self.poses, rotations=self.poses.rotations.copy(), offsets=self.poses.offsets.copy())
-        plan = _Pass(self, side, self.radius, min(self.radius, self.search_radius) if searched else None, number > 0)
+        plan = Pass(self, side, self.radius, min(self.radius, self.search_radius) if searched else None, number > 0)
         for part, images in batches(self.particles, self.settings):
             plan.run(part, images, sums)
             if watch:
                 watch(part.stop)
         self.jumps = plan.jumps
-        self._weigh()
-        self._shrink_scales()
+        self.poses.weights[:] = share_of_particle(self.poses.evidence, self.poses.expected)
+        self.poses.scale[:] = shrunk_contrast(self.poses)
         curve, resolution = self._solve(sums, side)
         turn = symmetric_distance(before.rotations, self.poses.rotations, self.group)
         move = np.hypot(*(before.offsets - self.poses.offsets).T)
@@ -209,30 +207,6 @@ class Refinement:
         self.scale = float(np.sqrt(max(signal, 1e-4 * images.values[:, ring].size) / max(float(power), 1e-30)))
         self.maps = [volume * np.float32(self.scale) for volume in self.maps]
 
-    def _shrink_scales(self) -> None:
-        """Contrast of each image, drawn to the common one as far as its noise, 1 / (2 S), explains its deviation."""
-        good = self.poses.weights > 0.5
-        if not good.any():
-            return
-        scale = self.poses.scale
-        center = float(np.median(scale[good]))
-        noise = 0.5 / np.maximum(self.poses.expected, 1e-3)
-        spread = (1.4826 * float(np.median(np.abs(scale[good] - center)))) ** 2
-        own = max(spread - float(np.median(noise[good])), 0.0)
-        scale[:] = np.where(good, 1.0 + (scale / center - 1.0) * own / (own + noise), 1.0)
-
-    def _weigh(self) -> None:
-        """Share of each image that is a particle: Bayes' rule between two normal distributions of its evidence.
-
-        A good image has evidence S +- sqrt(2 S), S the power of its projection over the noise; one without the particle
-        has -S +- sqrt(2 S) at a given pose, and at the best of 10,000 about 4 deviations more.
-        """
-        expected = np.maximum(self.poses.expected, 1e-3)
-        spread = np.sqrt(2.0 * expected)
-        junk = -expected + 4.0 * spread
-        odds = (np.square(self.poses.evidence - junk) - np.square(self.poses.evidence - expected)) / (4.0 * expected)
-        self.poses.weights[:] = 1.0 / (1.0 + 0.1 * np.exp(-np.clip(odds, -50, 50)))
-
     def _solve(self, sums: list[np.ndarray], side: int) -> tuple[np.ndarray, float]:
         """New half maps, their FSC in the mask, and its resolution."""
         box, pixel_size = self.particles.box, self.particles.pixel_size
@@ -260,104 +234,6 @@ class Refinement:
         out = np.empty(grid.shape[:3], np.complex64)
         kernels.divide((grid,), np.append(precision, precision[-1]).astype(np.float32), 2.0, out)
         return correct_gridding(fourier.inverse_transform_cropped(out, side), 2)
-
-
-class _Pass:
-    """One pass over the images at a radius, a block at a time."""
-
-    def __init__(self, state: Refinement, side: int, radius: float, search_radius: float | None, known: bool) -> None:
-        self.state, self.known, self.jumps = state, known, 0
-        self.options = PolishOptions(scale=search_radius is None)
-        box = state.particles.box
-        self.wide = Disc(box, min(state.reach(), box / 2))
-        self.near = Disc(box, min(radius, box / 2))
-        self.references = [Reference(state.spectrum(half, side), self.near) for half in (1, 2)]
-        self.search_radius = search_radius
-        if search_radius is not None:
-            turned = orientations.turned(orientations.half_turn_grid(2), orientations.random_turns(1, state.draw)[0])
-            turned = turned[asymmetric_unit(turned[:, 2], state.group)]
-            self.grid = Grid(turned, orientations.shift_disc(box / 16, box / 32))
-            axes = np.ascontiguousarray(2.0 * turned[:, :2], np.float32)
-            disc = Disc(box, search_radius)
-            self.slices = []
-            for reference in self.references:
-                out = np.empty((len(turned), len(disc)), np.complex64)
-                kernels.gather(reference.spectrum, axes, disc.kx, disc.ky, out)
-                self.slices.append(out)
-
-    def run(self, part: slice, images: np.ndarray, sums: list[np.ndarray]) -> None:
-        """Poses of a block, and its share of the sums."""
-        state = self.state
-        spectra = whitened(images, self.wide, state.noise, state.views.take(part))
-        rows = np.arange(part.start, part.stop)
-        for half in (1, 2):
-            mine = state.halves[rows] == half
-            if mine.any():
-                self._half(half, rows[mine], spectra.take(np.flatnonzero(mine)), sums[half - 1])
-
-    def _half(self, half: int, rows: np.ndarray, spectra: ImageSpectra, sums: np.ndarray) -> None:
-        state, poses = self.state, self.state.poses
-        near = len(self.near)
-        values = np.ascontiguousarray(spectra.values[:, :near])
-        values[:, 0] *= np.float32(np.sqrt(2.0))  # `polish` itself counts the origin half
-        views = state.views.take(rows)
-        observed = Observed(values, views.ctf, views.groups, np.sqrt(state.noise.weights))
-        reference = self.references[half - 1]
-        found: Polished | None = None
-        if self.known:
-            found = polish(reference, observed, poses.rotations[rows], poses.offsets[rows], self.options)
-        if self.search_radius is not None:
-            fresh = self._searched(half, spectra, observed)
-            if found is None:
-                found = fresh
-            else:
-                jumped = (fresh.misfit < found.misfit - 1.0) & (poses.weights[rows] > 0.5)
-                self.jumps += int(
-                    (symmetric_distance(fresh.rotations, found.rotations, state.group)[jumped] > JUMP_DEG).sum()
-                )
-                found = found.or_better(fresh)
-        assert found is not None
-        poses.rotations[rows], poses.offsets[rows], poses.covariance[rows] = (
-            found.rotations,
-            found.offsets,
-            found.covariance,
-        )
-        self._judge(rows, found, spectra, reference)
-        # With the scales of the iteration before, which are about 1: the new ones also undo the filter of the map, and
-        # would take its amplitude away, more with each iteration.
-        self._insert(rows, found, spectra, sums)
-        if self.options.scale:
-            poses.scale[rows] = found.scale
-
-    def _searched(self, half: int, spectra: ImageSpectra, observed: Observed) -> Polished:
-        """The best of the likeliest poses on the grid, polished."""
-        reference, radius = self.references[half - 1], self.search_radius
-        assert radius is not None
-        scored = spectra.up_to(radius)
-        best = search(scored, self.slices[half - 1], self.grid, radius, gather=False, poses=CANDIDATES)
-        starts, offsets = self.grid.poses(best.places)
-        low = replace(observed, values=np.ascontiguousarray(observed.values[:, : len(scored.disc)]))
-        first, _ = best_of(replace(reference, plane=scored.disc), low, starts, offsets)
-        return polish(reference, observed, first.rotations, first.offsets)
-
-    def _judge(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, reference: Reference) -> None:
-        """Evidence of each pose: log likelihood against an empty map, and its expectation."""
-        near = len(self.near)
-        power = np.square(np.abs(spectra.values[:, :near])).sum(1)
-        evidence = power - 0.5 * found.misfit
-        axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
-        slices = np.empty((len(rows), near), np.complex64)
-        kernels.gather(reference.spectrum, axes, self.near.kx, self.near.ky, slices)
-        expected = np.square(np.abs(slices) * spectra.transfer[:, :near]).sum(1)
-        self.state.poses.evidence[rows], self.state.poses.expected[rows] = evidence, expected
-
-    def _insert(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, sums: np.ndarray) -> None:
-        weights = self.state.poses.weights[rows].astype(np.float32)[:, None]
-        transfer = spectra.transfer * self.state.poses.scale[rows].astype(np.float32)[:, None]
-        values = spectra.values * self.wide.phases(found.offsets) * (transfer * weights)
-        axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
-        squares = np.square(transfer) * weights
-        search_kernels.insert_slices(sums, axes, self.wide.kx, self.wide.ky, values.astype(np.complex64), squares)
 
 
 def refine(
