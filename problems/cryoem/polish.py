@@ -55,7 +55,7 @@ class Reference:
     Attributes:
         spectrum: padded half spectrum (P, P, P/2 + 1) from `Projector.spectrum`, axes z y x, z and y in FFT order. One
             cropped in Fourier space will do, too: a step of the grid is 1 / padding of a frequency of the images.
-            numpy array; for `polish_torch` a tensor will do.
+            numpy array; for torch a tensor will do.
         plane: the Fourier points of the images, at which they are compared.
         padding: of the spectrum.
     """
@@ -113,8 +113,7 @@ class Observed:
 
     Attributes:
         values: Fourier values divided by the noise's deviation, origin at n // 2, offsets not undone
-            (`HalfPlane.gather` without offsets); complex (images, points), numpy array; for `polish_torch` a tensor
-            will do.
+            (`HalfPlane.gather` without offsets); complex (images, points), numpy array; for torch a tensor will do.
         ctf: `CTF.coefficients`.
         groups: optics group of each image, from 0.
         whitening: 1 / deviation of the noise at a Fourier point, in each shell from 0 (root of `NoiseModel.weights`).
@@ -178,6 +177,7 @@ def polish(
     rotations: Float[np.ndarray, "n 3 3"],
     offsets: Float[np.ndarray, "n 2"],
     options: PolishOptions | None = None,
+    device: str = "cpu",
 ) -> Polished:
     """Refine the pose of every image (see the module). Releases the GIL: parts of a set may run in threads.
 
@@ -187,33 +187,12 @@ def polish(
         rotations: where to start.
         offsets: where to start, pixels; RELION's sign (`HalfPlane.ramps`).
         options: when to stop, and whether images have a free scale.
+        device: "cpu" for the compiled loops; "torch" for torch on the CPU; "cuda". The same to what single precision
+            leaves; torch takes many images at once.
 
     Raises:
         ValueError: arguments that do not fit each other.
-    """
-    return _refine(reference, images, (np.arange(len(images)), rotations, offsets), options or PolishOptions())
-
-
-def polish_torch(
-    reference: Reference,
-    images: Observed,
-    rotations: Float[np.ndarray, "n 3 3"],
-    offsets: Float[np.ndarray, "n 2"],
-    options: PolishOptions | None = None,
-    device: str = "cuda",
-) -> Polished:
-    """`polish` by torch on any device, many images at once; the same to what single precision leaves.
-
-    Args:
-        reference: see `polish`; the spectrum may be a tensor.
-        images: see `polish`; the values may be a tensor, on any device.
-        rotations: where to start.
-        offsets: where to start, pixels.
-        options: as for `polish`.
-        device: name of the torch device to work on.
-
-    Raises:
-        ValueError: arguments that do not fit each other.
+        InputError: a GPU whose memory does not hold one image.
     """
     jobs = (np.arange(len(images)), rotations, offsets)
     return _refine(reference, images, jobs, options or PolishOptions(), device)
@@ -225,7 +204,7 @@ def best_of(
     rotations: Float[np.ndarray, "n starts 3 3"],
     offsets: Float[np.ndarray, "n starts 2"],
     options: PolishOptions | None = None,
-    device: str | None = None,
+    device: str = "cpu",
 ) -> tuple[Polished, Int[np.ndarray, " n"]]:
     """Refine several starts of every image and keep the best, the one with the smallest misfit.
 
@@ -237,7 +216,7 @@ def best_of(
         rotations: starts.
         offsets: starts, pixels.
         options: by default `PolishOptions(evaluations=6)`.
-        device: None for the compiled loops, else that of `polish_torch`.
+        device: see `polish`.
 
     Returns:
         The best of each image, and which of its starts that was.
@@ -268,14 +247,14 @@ def _refine(
     images: Observed,
     jobs: tuple[np.ndarray, np.ndarray, np.ndarray],
     options: PolishOptions,
-    device: str | None = None,
+    device: str,
 ) -> Polished:
-    """Refine starts (image, rotation, offset) with the compiled loops or, given a device, with torch."""
+    """Refine starts (image, rotation, offset) with the compiled loops or with torch."""
     which, rotations, offsets = jobs
     _check(reference, images, len(which), rotations, offsets)
     poses = np.ones((len(which), 4, 3))
     poses[:, :3], poses[:, 3, :2] = rotations, offsets
-    if device is None:
+    if device == "cpu":
         report, normals = _compiled(reference, images, which, poses, options)
     else:
         from problems.cryoem import torch_polish

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 import sciml
 from problems.cryoem.accumulation import Accumulated, Settings, accumulate
 from problems.cryoem.density import Density, DensityProblem
+from problems.cryoem.devices import torch_device
 from problems.cryoem.fsc import fsc
 from problems.cryoem.particle_set import Particles
 from problems.cryoem.prior import estimate_prior
@@ -87,11 +87,6 @@ def reconstruct_stochastic(
     if estimate.mask is not None:
         full = full * estimate.mask
     return StochasticReconstruction(Reconstruction(full, half1, half2, estimate, accumulated), solutions)
-
-
-def torch_device(name: str) -> torch.device:
-    """The torch device of `Settings.device`, whose "torch" means torch on the CPU."""
-    return torch.device("cpu" if name == "torch" else name)
 
 
 def agreement(found: Reconstruction) -> float:

@@ -14,6 +14,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from problems.cryoem import ctf as ctf_module
+from problems.cryoem.devices import in_parts, torch_device
 from problems.cryoem.polish import Observed, PolishOptions, Reference
 
 _CHUNK = 1 << 22  # points at once on a GPU, about 1.5 GB
@@ -172,25 +173,26 @@ def refine(
     device: str,
 ) -> tuple[Float[np.ndarray, "jobs 3"], Float[np.ndarray, "jobs 5 6"]]:
     """Refine poses, which are changed in place; see `pose_kernels.refine` for arguments and results."""
-    place = torch.device(device)
+    place = torch_device(device)
     grid, plane = _grid(reference, place), reference.plane
     points = torch.from_numpy(reference.points).to(place)
     shells = torch.from_numpy(np.ascontiguousarray(plane.shell)).to(place)
     whitening = torch.from_numpy(np.ascontiguousarray(images.whitening, np.float32)).to(place)
     values = torch.as_tensor(images.values)
+    turn = 2.0 * math.pi / plane.size
+    shape = (grid.shape[0], grid.shape[1], grid.shape[2])
     report, normals = np.empty((len(which), 3)), np.empty((len(which), 5, 6))
-    chunk = max(1, (_CHUNK_CPU if place.type == "cpu" else _CHUNK) // len(plane))
-    for start in range(0, len(which), chunk):
-        part = slice(start, start + chunk)
+
+    @torch.no_grad()
+    def work(part: slice) -> None:
         mine = torch.from_numpy(which[part])
         groups = torch.from_numpy(images.groups[which[part]].astype(np.int64)).to(place)
         table = torch.from_numpy(images.ctf[which[part]].astype(np.float32)).to(place)
         transfer = ctf_module.evaluate(table, points[0], points[1]) * whitening[groups][:, shells] * points[2]
         observed = values[mine.to(values.device)].to(place, torch.complex64) * points[2]
-        turn = 2.0 * math.pi / plane.size
-        shape = (grid.shape[0], grid.shape[1], grid.shape[2])
         data = _Data(grid.reshape(-1), shape, points[:2], observed, transfer, turn, float(reference.padding))
-        with torch.no_grad():
-            found, equations, pose = _search(data, torch.from_numpy(poses[part]).to(place), options)
+        found, equations, pose = _search(data, torch.from_numpy(poses[part]).to(place, copy=True), options)
         report[part], normals[part], poses[part] = found.cpu(), equations.cpu(), pose.cpu()
+
+    in_parts(len(which), max(1, (_CHUNK_CPU if place.type == "cpu" else _CHUNK) // len(plane)), work)
     return report, normals

@@ -15,7 +15,7 @@ from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.ctf import CTF, evaluate
 from problems.cryoem.fourier import HalfPlane
 from problems.cryoem.mrc import read_volume
-from problems.cryoem.polish import Observed, PolishOptions, Reference, best_of, covariances, polish, polish_torch
+from problems.cryoem.polish import Observed, PolishOptions, Reference, best_of, covariances, polish
 from problems.cryoem.projection import Projector
 from problems.cryoem.rotations import angular_distance, slice_axes
 
@@ -276,7 +276,7 @@ def test_torch_agrees(free: bool) -> None:
     start = _perturbed(case, 4.0, 1.0)
     one = PolishOptions(evaluations=1, scale=free)
     first = polish(case.reference, case.images, *start, one)
-    second = polish_torch(case.reference, case.images, *start, one, "cpu")
+    second = polish(case.reference, case.images, *start, one, "torch")
     np.testing.assert_allclose(second.misfit, first.misfit, rtol=1e-4)
     np.testing.assert_allclose(second.scale, first.scale, rtol=1e-3)
     norm = np.sqrt(np.einsum("nii->ni", first.covariance))
@@ -284,7 +284,7 @@ def test_torch_agrees(free: bool) -> None:
     np.testing.assert_allclose(second.covariance / norm, first.covariance / norm, atol=0.01)
     options = replace(TIGHT, scale=free)
     first = polish(case.reference, case.images, *start, options)
-    second = polish_torch(case.reference, case.images, *start, options, "cpu")
+    second = polish(case.reference, case.images, *start, options, "torch")
     np.testing.assert_allclose(second.misfit, first.misfit, rtol=1e-3)
     apart = angular_distance(second.rotations, first.rotations)
     # Two kinks may hold the two searches a hundredth of a deviation apart; single images may find another kink.
@@ -297,12 +297,12 @@ def test_torch_takes_tensors_and_starts() -> None:
     start = _perturbed(case, 4.0, 1.0)
     reference = replace(case.reference, spectrum=torch.from_numpy(case.reference.spectrum))
     images = replace(case.images, values=torch.from_numpy(case.images.values))
-    found = polish_torch(reference, images, *start, device="cpu")
+    found = polish(reference, images, *start, device="torch")
     assert np.median(_errors(case, found)[0]) < 1.0
     starts, moves = np.stack([start[0], case.rotations], 1), np.stack([start[1], case.offsets], 1)
     one = PolishOptions(evaluations=1)
     _, first = best_of(case.reference, case.images, starts, moves, one)
-    _, second = best_of(reference, images, starts, moves, one, "cpu")
+    _, second = best_of(reference, images, starts, moves, one, "torch")
     np.testing.assert_array_equal(first, second)
     assert first.mean() > 0.9
 
@@ -340,6 +340,6 @@ def test_on_a_gpu() -> None:
         pytest.skip("no CUDA device")
     case = _case(50, 1.0)
     start = _perturbed(case, 4.0, 1.0)
-    first, second = polish(case.reference, case.images, *start), polish_torch(case.reference, case.images, *start)
+    first, second = (polish(case.reference, case.images, *start, device=device) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(second.misfit, first.misfit, rtol=1e-3)
     assert np.median(angular_distance(second.rotations, first.rotations)) < 0.05

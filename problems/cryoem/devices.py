@@ -1,0 +1,51 @@
+"""Where torch computes, and work in parts that the memory of a GPU holds."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from sciml.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+
+def torch_device(name: str) -> torch.device:
+    """The torch device of `Settings.device`, whose "torch" means torch on the CPU."""
+    return torch.device("cpu" if name == "torch" else name)
+
+
+def in_parts(count: int, step: int, work: Callable[[slice], None]) -> None:
+    """Do the work on items 0 ... count - 1, `step` at a time; half as many, and that part again, when a GPU's memory
+    runs out.
+
+    Args:
+        count: of items. step: how many at first.
+        work: done on a part; must change nothing before the last of its memory is allotted.
+
+    Raises:
+        InputError: the memory does not hold one item.
+    """
+    start = 0
+    while start < count:
+        part = slice(start, min(start + step, count))
+        try:
+            work(part)
+        except torch.cuda.OutOfMemoryError as error:
+            if step == 1:
+                raise InputError(
+                    f"the GPU's memory does not hold the work on one image ({_first_line(error)}); free some of it, "
+                    "or use --device cpu."
+                ) from None
+        else:
+            start = part.stop
+            continue
+        # Not in the handler: the traceback would keep the tensors that are to be given back.
+        step = max(1, min(step, part.stop - part.start) // 2)
+        _log.warning("the GPU's memory does not hold %d images at once: %d at a time", part.stop - part.start, step)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or "out of memory").splitlines()[0].rstrip(".")
