@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -96,18 +97,38 @@ def measure_noise(particles: Particles, groups: Int[np.ndarray, " particles"], s
     return measure(images, groups[which], Background.outside(particles.box, diameter), settings.normalize)
 
 
-def batches(particles: Particles, settings: Settings) -> Iterator[tuple[slice, Float[np.ndarray, "batch n n"]]]:
-    """The images in the order of the file, a bounded number at a time, checked to be finite.
+def batches(
+    particles: Particles, settings: Settings, rows: Int[np.ndarray, " some"] | None = None
+) -> Iterator[tuple[slice, Float[np.ndarray, "batch n n"]]]:
+    """The images, a bounded number at a time, checked to be finite; the next are read while these are worked on.
+
+    Args:
+        particles: the set. settings: how many megabytes at a time.
+        rows: which images, in this order; None: all, in the order of the file.
+
+    Yields:
+        Where the block lies (among `rows`), and its images.
 
     Raises:
         InputError: a pixel is not finite; the message names the image.
     """
+    count = len(particles) if rows is None else len(rows)
     step = max(1, int(settings.batch_mb * 2**20 / (4 * particles.box**2)))
-    for start in range(0, len(particles), step):
-        part = slice(start, min(start + step, len(particles)))
-        images = particles.images(part)
-        particles.check_finite(images, part)
-        yield part, images
+    parts = [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def read(part: slice) -> np.ndarray:
+        which = part if rows is None else rows[part]
+        images = particles.images(which)
+        particles.check_finite(images, which)
+        return images
+
+    with ThreadPoolExecutor(1) as reader:
+        pending = [reader.submit(read, part) for part in parts[:1]]
+        for part, following in zip_longest(parts, parts[1:]):
+            images = pending.pop().result()
+            if following is not None:
+                pending.append(reader.submit(read, following))
+            yield part, images
 
 
 def accumulate(

@@ -3,8 +3,7 @@
     y(k) = CTF(k) exp(+2 pi i k.o / n) V(A^T k) + noise,   E|noise|^2 = 1
 
 for the independent points k of the half plane, sorted by |k|, so that a lower resolution is the beginning of each row.
-The
-origin counts half: it is real, and its own Friedel mate.
+The origin counts half: it is real, and its own Friedel mate.
 """
 
 from collections.abc import Callable
@@ -94,22 +93,25 @@ def image_spectra(
     noise: NoiseModel,
     radius: float,
     settings: Settings,
+    rows: Int[np.ndarray, " some"] | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> ImageSpectra:
-    """Read all images once and keep their Fourier values within a radius (Fourier pixels).
+    """Read images once and keep their Fourier values within a radius (Fourier pixels).
 
     Args:
         particles: the set; poses are not used. noise: of it. radius: at most half the box.
         settings: how images are read, and whether they have a CTF.
+        rows: which images; None for all.
         watch: called with the number of images done.
 
     Raises:
         InputError: an unusable image.
     """
     disc, views = Disc(particles.box, radius), views_of(particles, settings.use_ctf)
-    values = np.empty((len(particles), len(disc)), np.complex64)
-    transfer = np.empty((len(particles), len(disc)), np.float32)
-    for part, images in batches(particles, settings):
+    views = views if rows is None else views.take(rows)
+    values = np.empty((len(views), len(disc)), np.complex64)
+    transfer = np.empty((len(views), len(disc)), np.float32)
+    for part, images in batches(particles, settings, rows):
         block = whitened(images, disc, noise, views.take(part))
         values[part], transfer[part] = block.values, block.transfer
         if watch:

@@ -19,7 +19,7 @@ variance of <denominator, |P|^2> / 2. When it is clearly there, r grows. These s
 they have no say in the poses.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,66 +33,21 @@ from problems.cryoem import fourier, kernels, orientations, search_kernels
 from problems.cryoem.image_spectra import ImageSpectra
 from problems.cryoem.insertion import complete
 from problems.cryoem.masks import cosine_edge
-from problems.cryoem.pose_search import Found, Grid, search
+from problems.cryoem.pose_search import Found, Grid, Wanted, search
 from problems.cryoem.projection import correct_gridding
+from problems.cryoem.search_plan import FRONTIER, Plan
 from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetrize_sums
 
-FRONTIER = 2
-"""Shells beyond the scored ones that are collected, and tested for signal."""
 PREDICTED = 0.25
 """Share of signal in the map at the frontier from which the next shell is scored."""
 CERTAIN = 3.0
 """Standard deviations above what noise gives from which that share counts: a faint map has one by chance."""
 GROWTH = 0.25
 """Fourier pixels by which the scored radius grows at a time; twice that while the map predicts more than half."""
-START, STOP = 6.0, 12.0
-"""Scored radius at the beginning and at most, Fourier pixels, of a particle that fills the box."""
 PRIOR = 0.1
 """Prior precision as a share of the mean weight of its shell."""
 HALF_LIFE = 200
 """Images after which half of the weight in the preconditioner is of newer ones."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Resolutions and grids of a search, in Fourier pixels and image pixels.
-
-    Attributes:
-        start, stop: scored radius at the beginning, and at most.
-        shift_range, shift_step: of the offsets tried.
-        mask_radius: of the particle as a fraction of the box.
-    """
-
-    start: float
-    stop: float
-    shift_range: float
-    shift_step: float
-    mask_radius: float = 0.42
-
-    @classmethod
-    def fit(cls, box: int, diameter: float | None = None) -> "Plan":
-        """For images of a box, in which a particle takes a fraction `diameter` (None: it may fill the box).
-
-        Radii scale so that the resolution in units of the particle, which decides how finely poses must be searched,
-        is the same for all.
-        """
-        mask = 0.42 if diameter is None else float(np.clip(0.55 * diameter, 0.12, 0.42))
-        stop = min(STOP * 0.42 / mask, box / 2 - FRONTIER - 1)
-        return cls(min(START * 0.42 / mask, stop), stop, box / 16, box / 32, mask)
-
-    @property
-    def side(self) -> int:
-        """Side of the real box that holds all collected shells."""
-        return _side(self.stop + FRONTIER)
-
-    def order(self, radius: float) -> int:
-        """HEALPix order of the grid on which a scored radius is searched."""
-        return 1 if radius * 2.0 * self.mask_radius < 7.0 else 2
-
-
-def _side(radius: float) -> int:
-    """Voxels along a box that holds the shells below a radius, with room for interpolation."""
-    return 2 * int(np.ceil(radius)) + 4
 
 
 class MarginalDensity(torch.nn.Module):
@@ -146,18 +101,28 @@ class Poses:
     classes: Int[np.ndarray, " n"]
     log_likelihood: Float[np.ndarray, " n"]
 
+    def take(self, rows: Int[np.ndarray, " some"] | slice) -> "Poses":
+        """Some of them."""
+        return Poses(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Poses"]) -> "Poses":
+        """Several sets, one after the other."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
 
 class Marginal(sciml.Problem[MarginalDensity, Drawn]):
     """Find the density, without poses.
 
     Attributes:
         size: number of images.
+        device: where poses are searched and polished: "cpu" (compiled loops), "torch" (torch on the CPU) or "cuda".
     """
 
     size: int
 
-    def __init__(self, images: ImageSpectra, plan: Plan, symmetry: str = "C1") -> None:
-        self.images, self.plan, self.size = images, plan, len(images)
+    def __init__(self, images: ImageSpectra, plan: Plan, symmetry: str = "C1", device: str = "cpu") -> None:
+        self.images, self.plan, self.size, self.device = images, plan, len(images), device
         self.group = point_group(symmetry)
         side = plan.side
         self.shifts = orientations.shift_disc(plan.shift_range, plan.shift_step)
@@ -165,11 +130,11 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         radius = np.sqrt(fourier.squared_radii(side, 3))
         self._shell = np.minimum(np.rint(radius).astype(np.int64), side)
         self._count = np.maximum(np.bincount(self._shell.ravel(), minlength=side + 1), 1)
-        self.mask = self._sphere(side)
+        self.mask = self.sphere(side)
         self._cache: tuple[Any, ...] | None = None
         self._whole: tuple[Tensor, Found] | None = None
 
-    def _sphere(self, side: int) -> Float[np.ndarray, "m m m"]:
+    def sphere(self, side: int) -> Float[np.ndarray, "m m m"]:
         """Where the particle may be, on a grid of this side."""
         axis = np.arange(side) - side // 2
         distance = np.sqrt(sum(np.square(a) for a in np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)))
@@ -206,10 +171,10 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         corrected = [correct_gridding(volume, 2) for volume in volumes]
         return np.stack([fourier.transform_padded(volume, 2 * self.plan.side) for volume in corrected])
 
-    def _slices(self, model: MarginalDensity, batch: Drawn) -> tuple[np.ndarray, np.ndarray]:
+    def _slices(self, model: MarginalDensity, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Axes of the grid, slices of every class, and the number of points collected; kept for the next micro-batch
         of the same step."""
-        radius, turn = float(model.radius), batch.turn[0].numpy()
+        radius = float(model.radius)
         voxels = model.voxels.detach()
         if self._cache is not None:
             before, known_turn, known_radius, result = self._cache
@@ -230,18 +195,28 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         grid = orientations.turned(self.grids[self.plan.order(radius)], turn)
         return grid if len(self.group) == 1 else grid[asymmetric_unit(grid[:, 2], self.group)]
 
-    def _search(self, model: MarginalDensity, batch: Drawn, gather: bool) -> tuple[Found, np.ndarray, np.ndarray]:
-        axes, slices = self._slices(model, batch)
-        images = self.images.up_to(float(model.radius) + FRONTIER).take(batch.rows.numpy())
-        grid = Grid(self.orientations(float(model.radius), batch.turn[0].numpy()), self.shifts)
-        found = search(images, slices.reshape(-1, slices.shape[-1]), grid, float(model.radius), gather)
+    def _batch(self, model: MarginalDensity, batch: Drawn, gather: bool) -> tuple[Found, np.ndarray, np.ndarray]:
+        """`_search` of the images of a batch."""
+        images = self.images.up_to(float(model.radius) + FRONTIER)
+        if len(batch.rows) < self.size:  # else all of them in order, which need no copy
+            images = images.take(batch.rows.numpy())
+        return self._search(model, batch.turn[0].numpy(), images, gather)
+
+    def _search(
+        self, model: MarginalDensity, turn: np.ndarray, images: ImageSpectra, gather: bool
+    ) -> tuple[Found, np.ndarray, np.ndarray]:
+        """What images (up to the collected radius) say at the present map; axes and slices of the grid."""
+        axes, slices = self._slices(model, turn)
+        grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
+        flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
+        found = search(images, flat, grid, float(model.radius), wanted, self.device)
         return found, axes, slices
 
     @torch.no_grad()
     def gradient(self, model: MarginalDensity, batch: Drawn) -> tuple[Mapping[str, Tensor], Tensor]:
         """Both terms of the loss, and the gradient. A batch that is not the whole set also moves the running weight
         and, when the map predicts the frontier, the scored radius."""
-        found, axes, slices = self._search(model, batch, gather=True)
+        found, axes, slices = self._batch(model, batch, gather=True)
         shape = slices.shape
         numerator, denominator = found.numerator.reshape(shape), found.denominator.reshape(shape)
         learning = not bool(batch.whole[0])
@@ -265,50 +240,27 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
     @torch.no_grad()
     def loss(self, model: MarginalDensity, batch: Drawn) -> Mapping[str, Tensor]:
         """The terms alone."""
-        found, *_ = self._search(model, batch, gather=False)
+        found, *_ = self._batch(model, batch, gather=False)
         prior = 0.5 * (model.voxels.detach() * self._prior_gradient(model)).sum(dtype=torch.float64)
         return {"data": torch.tensor(-found.log_likelihood.mean()), "prior": prior}
 
-    def poses(self, model: MarginalDensity) -> "Poses":
-        """The most likely pose of every image on a grid of the present radius, turned as it last was."""
-        turn = model.turn.numpy()
-        grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
-        if self._whole is not None and torch.equal(self._whole[0], model.voxels.detach()):
+    def poses(self, model: MarginalDensity, images: ImageSpectra | None = None) -> "Poses":
+        """The most likely poses of the images, or of others, on a grid of the present radius, turned as it last was."""
+        turn, radius = model.turn.numpy(), float(model.radius)
+        grid = Grid(self.orientations(radius, turn), self.shifts)
+        if images is None and self._whole is not None and torch.equal(self._whole[0], model.voxels.detach()):
             found = self._whole[1]  # the last evaluation of the finish
         else:
-            rows, whole = torch.arange(self.size), torch.ones(self.size, dtype=torch.bool)
-            drawn = Drawn(rows, model.turn.expand(self.size, 3, 3), whole)
-            found, *_ = self._search(model, drawn, gather=False)
+            images = self.images if images is None else images
+            found, *_ = self._search(model, model.turn.numpy(), images.up_to(radius + FRONTIER), gather=False)
         rotations, offsets = grid.poses(found.places[:, 0])
         return Poses(rotations, offsets, found.places[:, 0, 1] // len(grid.rotations), found.log_likelihood)
-
-    def density(
-        self,
-        rows: Int[np.ndarray, " some"],
-        rotations: Float[np.ndarray, "some 3 3"],
-        offsets: Float[np.ndarray, "some 2"],
-    ) -> Float[np.ndarray, "m m m"]:
-        """The map that some images give at known poses (offsets in pixels), from all shells of `images`."""
-        disc = self.images.disc
-        side = _side(disc.radius or disc.size / 2)
-        images = self.images.take(rows)
-        values = images.values * disc.phases(offsets) * images.transfer
-        axes = np.ascontiguousarray(2.0 * rotations[:, :2], np.float32)
-        grid = self._insert(axes, values[None], np.square(images.transfer)[None], side)[0]
-        total, number = kernels.shell_sums(grid, 2.0, side // 2 + 1)
-        mean = total / np.maximum(number, 1)
-        precision = np.append(PRIOR * mean + 1e-3 * mean.max() + 1e-30, 1.0).astype(np.float32)
-        out = np.empty(grid.shape[:3], np.complex64)
-        kernels.divide((grid,), precision, 2.0, out)
-        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2) * self._sphere(side)
 
     def log_likelihood(self, model: MarginalDensity, rows: np.ndarray, turn: np.ndarray, radius: float) -> float:
         """Mean over some images of the log of the mean likelihood, up to a radius given: what starts are ranked by."""
         kept = model.radius.clone()
         model.radius.fill_(radius)
-        whole = torch.ones(len(rows), dtype=torch.bool)
-        drawn = Drawn(torch.from_numpy(rows), torch.from_numpy(turn).expand(len(rows), 3, 3), whole)
-        found, *_ = self._search(model, drawn, gather=False)
+        found, *_ = self._search(model, turn, self.images.up_to(radius + FRONTIER).take(rows), gather=False)
         model.radius.copy_(kept)
         return float(found.log_likelihood.mean())
 
@@ -319,12 +271,16 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         for of_class, weight in zip(values.astype(np.complex64), weights, strict=True):
             grid = np.zeros((padded, padded, padded // 2 + 1, 3), np.float32)
             search_kernels.insert_slices(grid, axes, disc.kx[:points], disc.ky[:points], of_class, weight)
-            complete(grid)
-            if len(self.group) > 1:
-                # A mean, not a sum: the posterior of an image is one, however many views are the same.
-                grid = symmetrize_sums(grid, self.group) / np.float32(len(self.group))
-            grids.append(grid)
+            grids.append(self.completed(grid))
         return grids
+
+    def completed(self, grid: np.ndarray) -> np.ndarray:
+        """A half grid of summed slices with what lies beyond its edges, and as symmetric as the group; changes it."""
+        complete(grid)
+        if len(self.group) == 1:
+            return grid
+        # A mean, not a sum: the posterior of an image is one, however many views are the same.
+        return symmetrize_sums(grid, self.group) / np.float32(len(self.group))
 
     def _adjoint(self, grid: np.ndarray) -> np.ndarray:
         """From a complete half grid, which holds every slice point and its Friedel mate, to the voxels."""

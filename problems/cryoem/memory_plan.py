@@ -119,22 +119,21 @@ def _stack_bytes(particles: "Particles") -> float:
 
 def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
     """What `abinitio` takes."""
-    from problems.cryoem import marginal, orientations, start_map
+    from problems.cryoem import orientations, search_plan, start_map
 
     box, count = particles.box, len(particles)
     diameter = None if options.diameter is None else options.diameter / (box * particles.pixel_size)
-    plan = marginal.Plan.fit(box, diameter)
+    plan = search_plan.Plan.fit(box, diameter)
     used = min(count, start_map.MOST)
-    points = _points(plan.stop + marginal.FRONTIER)
+    points = _points(plan.stop + search_plan.FRONTIER)
     views = len(orientations.half_turn_grid(2)) * options.classes
     shifts = len(orientations.shift_disc(plan.shift_range, plan.shift_step))
-    row = 12.0 * points  # complex64 value and float32 transfer (`ImageSpectra`)
+    held = 12.0 * _points(min(plan.stop + start_map.AHEAD, box / 2))  # complex64 and float32 (`ImageSpectra`)
     padded = (2.0 * plan.side) ** 3
     parts = [
         ("interpreter and libraries", WITH_TORCH),
-        ("Fourier values of all images", count * row),
-        ("those that take part in the search", used * row),
-        ("the whole set in one gradient: values, CTF squared, norms", used * (row + 4 * points + 4 * views)),
+        ("Fourier values of the images that take part", used * held),
+        ("all of them in one gradient: CTF squared, norms", used * (4 * points + 4 * views)),
         ("slices of the map and their sums", views * points * 28.0),
         ("padded volumes", options.classes * padded * 16.0),
         ("a block of images", _blocks(particles, options.settings.batch_mb)),
@@ -147,7 +146,9 @@ def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
     seconds = 4.0 * scored * views * shifts * _points(plan.stop) / RATE + 6.0
     notes = [f"Images are compared up to {box * particles.pixel_size / plan.stop:.1f} Angstrom at most."]
     if count > used:
-        notes.append(f"{used:,} of the {count:,} images take part in the search; all get poses at its end.")
+        notes.append(
+            f"{used:,} of the {count:,} images take part in the search; the others are read and given poses at its end."
+        )
     one = particles.box**2 * particles.stacks[0].dtype.itemsize
     memory = sum(size for _, size in parts)
     return Plan("abinitio", parts, _stack_bytes(particles) + 1000.0 * one, 1, seconds, memory, notes)

@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 
 import sciml
 from problems.cryoem import fourier, orientations
-from problems.cryoem.accumulation import Settings, measure_noise, views_of
-from problems.cryoem.image_spectra import ImageSpectra, image_spectra
-from problems.cryoem.marginal import FRONTIER, HALF_LIFE, PREDICTED, START, Marginal, MarginalDensity, Plan, Poses
+from problems.cryoem.accumulation import Settings, batches, measure_noise, views_of
+from problems.cryoem.final_poses import Block, FinalPoses
+from problems.cryoem.image_spectra import ImageSpectra, image_spectra, whitened
+from problems.cryoem.marginal import HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Poses
 from problems.cryoem.particle_set import Particles
-from problems.cryoem.polish import Observed, Reference, polish
+from problems.cryoem.search_plan import FRONTIER, START, Plan
 from sciml.errors import InputError
 from sciml.noise import NoiseEstimate
 from sciml.switching import AutoSwitch, Decision
@@ -37,7 +38,7 @@ HELD_OUT = 200
 STEPS = 200
 """Of the stochastic phase at most."""
 MOST = 10_000
-"""Images that take part; a start map needs no more. The others are given poses at the end."""
+"""Images that take part; a start map needs no more. The others are read, and given poses, at the end."""
 
 Look = Callable[[str, Float[np.ndarray, "classes m m m"], float], None]
 """Shown the maps as they emerge: the moment in words, the maps on a coarse grid that spans the box, Angstrom scored."""
@@ -103,8 +104,8 @@ class AbInitio(Marginal):
 
     evaluate_every = 1
 
-    def __init__(self, particles: Particles, images: ImageSpectra, plan: Plan, symmetry: str) -> None:
-        super().__init__(images, plan, symmetry)
+    def __init__(self, particles: Particles, images: ImageSpectra, plan: Plan, options: Options) -> None:
+        super().__init__(images, plan, options.symmetry, options.settings.device)
         self.extent = particles.box * particles.pixel_size
 
     def resolution(self, model: MarginalDensity) -> float:
@@ -181,22 +182,28 @@ def abinitio(
     plan = Plan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
     views = views_of(particles, settings.use_ctf)
     noise = measure_noise(particles, views.groups, settings)
-    images = image_spectra(particles, noise, min(plan.stop + AHEAD, particles.box / 2), settings, watch)
     draw = np.random.default_rng(options.seed)
-    chosen = np.sort(draw.permutation(len(images))[:MOST])
-    problem = AbInitio(particles, images.take(chosen), plan, options.symmetry)
+    chosen = np.sort(draw.permutation(len(particles))[:MOST])
+    radius = min(plan.stop + AHEAD, particles.box / 2)
+    images = image_spectra(particles, noise, radius, settings, chosen, watch)
+    problem = AbInitio(particles, images, plan, options)
     model, race = _race(problem, options, draw, look)
     stage = None if run is None else run.stage("abinitio")
     switch = ResolutionSwitch(problem, model, look=look)
     phases = [replace(STEP, steps=STEPS), FINISH]
     solution = _whole(sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage))
     _show(look, "the end", problem, model)
-    everything = problem
-    if len(chosen) < len(images):
-        everything = AbInitio(particles, images, plan, options.symmetry)
-    observed = Observed(images.values, views.ctf, views.groups, np.sqrt(noise.weights))
-    poses, maps = _polished(everything, model, everything.poses(model), observed)
-    return _conclude(everything, poses, maps, (race, solution, everything.resolution(model)))
+    final = FinalPoses(problem, model, noise)
+    parts = [final.add(Block(images, views.take(chosen), problem.poses(model)))]
+    others = np.setdiff1d(np.arange(len(particles)), chosen)
+    for part, block in batches(particles, settings, others):
+        of_part = views.take(others[part])
+        spectra = whitened(block, images.disc, noise, of_part)
+        parts.append(final.add(Block(spectra, of_part, problem.poses(model, spectra))))
+        if watch:
+            watch(len(chosen) + part.stop)
+    poses = Poses.joined(parts).take(np.argsort(np.concatenate([chosen, others])))
+    return _conclude(problem, poses, final.maps(), (race, solution, problem.resolution(model)))
 
 
 def _show(look: Look | None, moment: str, problem: AbInitio, model: MarginalDensity) -> None:
@@ -221,8 +228,9 @@ def _race(
     last = ROUNDS[-1][1] * problem.plan.start / START
     coarse = replace(problem.plan, stop=min(last, problem.plan.stop))
     images = problem.images.up_to(coarse.stop + FRONTIER)
-    training = Marginal(images.take(np.sort(order[len(unseen) :])), coarse, options.symmetry)
-    judge = Marginal(images.take(unseen), coarse, options.symmetry)
+    shared = coarse, options.symmetry, options.settings.device
+    training = Marginal(images.take(np.sort(order[len(unseen) :])), *shared)
+    judge = Marginal(images.take(unseen), *shared)
     turn = orientations.random_turns(1, draw)[0]
     models = [MarginalDensity(coarse, training.blob(options.classes, draw)) for _ in range(max(1, options.starts))]
     race: list[dict[str, Any]] = []
@@ -248,28 +256,6 @@ def _race(
         ]
         _show(look, f"race, round {number + 1}: the best of {len(scores)}", problem, problem.enlarged(models[alive[0]]))
     return problem.enlarged(models[alive[0]]), race
-
-
-def _polished(
-    problem: AbInitio, model: MarginalDensity, poses: Poses, observed: Observed
-) -> tuple[Poses, Float[np.ndarray, "classes m m m"]]:
-    """Continuous poses instead of those of the grid, and the maps that they give."""
-    radius, maps = float(model.radius), []
-    rotations, offsets = poses.rotations.copy(), poses.offsets.copy()
-    disc = problem.images.up_to(radius).disc
-    for number, spectrum in enumerate(problem.spectra(model)):
-        rows = np.flatnonzero(poses.classes == number)
-        values = np.ascontiguousarray(observed.values[rows, : len(disc)])
-        values[:, 0] *= np.float32(np.sqrt(2.0))  # `polish` itself counts the origin half
-        found = polish(
-            Reference(spectrum.astype(np.complex64), disc),
-            replace(observed.take(rows), values=values),
-            rotations[rows],
-            offsets[rows],
-        )
-        rotations[rows], offsets[rows] = found.rotations, found.offsets
-        maps.append(problem.density(rows, found.rotations, found.offsets))
-    return replace(poses, rotations=rotations, offsets=offsets), np.stack(maps)
 
 
 def _conclude(

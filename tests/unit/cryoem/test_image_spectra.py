@@ -174,7 +174,7 @@ def test_a_set_is_read_once_in_blocks(pristine: Path) -> None:
     settings = Settings(batch_mb=5 * 4 * 16**2 / 2**20)  # 5, 5 and 2 images
     noise = measure_noise(particles, views_of(particles).groups, settings)
     seen: list[int] = []
-    found = image_spectra(particles, noise, 6.0, settings, seen.append)
+    found = image_spectra(particles, noise, 6.0, settings, watch=seen.append)
     assert seen == [5, 10, 12]
     views = views_of(particles)
     whole = whitened(particles.images(), Disc(16, 6.0), noise, views)

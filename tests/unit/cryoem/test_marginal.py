@@ -9,12 +9,11 @@ import torch
 from problem_contract import ProblemContract
 
 from problems.cryoem import ctf, fourier, kernels, marginal, orientations
-from problems.cryoem.fsc import fsc
 from problems.cryoem.image_spectra import Disc, ImageSpectra
-from problems.cryoem.marginal import FRONTIER, HALF_LIFE, PREDICTED, Drawn, Marginal, MarginalDensity, Plan
-from problems.cryoem.masks import soft_sphere
+from problems.cryoem.marginal import HALF_LIFE, PREDICTED, Drawn, Marginal, MarginalDensity
 from problems.cryoem.pose_error import pose_error
 from problems.cryoem.projection import Projector
+from problems.cryoem.search_plan import FRONTIER, Plan
 from problems.cryoem.symmetry import point_group, symmetrize_map
 
 BOX = 32
@@ -235,13 +234,13 @@ def test_running_weight_does_not_depend_on_how_a_batch_is_cut(problem: Marginal,
 
 def _frozen_hessian(problem: Marginal, model: MarginalDensity, whole: Drawn) -> Any:
     """v -> Hessian of the loss with all posteriors held."""
-    found, axes, slices = problem._search(model, whole, gather=True)
+    found, axes, slices = problem._batch(model, whole, gather=True)
     denominator = found.denominator.reshape(slices.shape)
 
     def apply(vector: torch.Tensor) -> torch.Tensor:
         probe = MarginalDensity(PLAN, vector.reshape(model.voxels.shape).numpy())
         probe.load_state_dict({**model.state_dict(), "voxels": probe.voxels.detach()})
-        _, mine = problem._slices(probe, whole)
+        _, mine = problem._slices(probe, whole.turn[0].numpy())
         grids = problem._insert(axes, denominator * mine, denominator, PLAN.side)
         data = np.stack([problem._adjoint(grid) for grid in grids]) * (2.0 / len(whole.rows))
         return torch.from_numpy(data).reshape(-1) + problem._prior_gradient(probe).reshape(-1)
@@ -390,15 +389,6 @@ def test_likelihood_at_a_radius_leaves_the_model_as_it_was(problem: Marginal, mo
     whole = Drawn(torch.arange(20), torch.eye(3, dtype=torch.float64).expand(20, 3, 3), torch.ones(20).bool())
     model.radius.fill_(4.0)
     assert -float(problem.loss(model, whole)["data"]) == pytest.approx(low, rel=1e-6)
-
-
-def test_the_density_at_known_poses_is_the_map() -> None:
-    """In every collected shell, beyond the first zeros of the CTF as well."""
-    problem = Marginal(_images(_blobs(1), 300), PLAN)
-    found, wrong = (problem.density(np.arange(300), _turns(300, seed), _offsets(300)) for seed in (0, 1))
-    placed = fourier.resample(_blobs(1), len(found)) * soft_sphere(len(found), PLAN.mask_radius * len(found))
-    assert fsc(found, placed)[1:10].min() > 0.7
-    assert fsc(wrong, placed)[4:11].max() < 0.6
 
 
 def test_poses_after_a_part_of_the_set_are_of_all_images(problem: Marginal, model: MarginalDensity) -> None:
