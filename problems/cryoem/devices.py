@@ -49,3 +49,12 @@ def in_parts(count: int, step: int, work: Callable[[slice], None]) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or "out of memory").splitlines()[0].rstrip(".")
+
+
+def memory_budget(place: torch.device, on_gpu: int, on_cpu: int) -> int:
+    """Bytes that a part may take: as given, but of a GPU at most half of what is free."""
+    if place.type == "cpu":
+        return on_cpu
+    free, _ = torch.cuda.mem_get_info(place)
+    unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+    return min(on_gpu, (free + unused) // 2)

@@ -67,13 +67,27 @@ class Grid:
         return turn @ self.rotations[places[..., 1] % len(self.rotations)], self.shifts[places[..., 0]]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a search besides likelihoods.
+
+    Attributes:
+        sums: whether what each orientation collects is wanted.
+        poses: how many likely ones of each image are, at least `APART_DEG` apart (of several references: only the
+            best).
+    """
+
+    sums: bool = True
+    poses: int = 1
+
+
 def search(
     images: ImageSpectra,
     slices: Complex[np.ndarray, "orientations points"],
     grid: Grid,
     radius: float,
-    gather: bool = True,
-    poses: int = 1,
+    wanted: Wanted | None = None,
+    device: str = "cpu",
 ) -> Found:
     """Score images on a grid of poses.
 
@@ -82,9 +96,23 @@ def search(
         slices: of the reference at the points of `images`, one a rotation of the grid; of several references in turn.
         grid: what is tried.
         radius: only points within it are scored; the others only collect.
-        gather: whether sums are wanted.
-        poses: how many likely ones are wanted, at least `APART_DEG` apart (of several references: only the best).
+        wanted: by default `Wanted()`.
+        device: "cpu" for compiled loops; "torch" for torch on the CPU; "cuda". The same to what single precision
+            leaves; of poses as likely as each other either may be given.
+
+    Raises:
+        InputError: a GPU whose memory does not hold one image.
     """
+    wanted = wanted or Wanted()
+    if device == "cpu":
+        return _search(images, slices, grid, radius, wanted)
+    from problems.cryoem import torch_search
+
+    return torch_search.search(images, slices, grid, radius, wanted, device)
+
+
+def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float, wanted: Wanted) -> Found:
+    """`search` by compiled loops."""
     disc, count = images.disc, len(slices)
     scored = disc.within(radius)
     real, imaginary = (np.ascontiguousarray(2.0 * part[:, :scored]) for part in (np.real(slices), np.imag(slices)))
@@ -92,10 +120,10 @@ def search(
     shifts = grid.shifts
     phases = disc.phases(shifts)
     found = Found(
-        numerator=np.zeros((count, len(disc)) if gather else (0, 0), np.complex64),
-        denominator=np.zeros((count, len(disc)) if gather else (0, 0), np.float32),
+        numerator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.complex64),
+        denominator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.float32),
         log_likelihood=np.empty(len(images)),
-        places=np.empty((len(images), poses, 3), np.int64),
+        places=np.empty((len(images), wanted.poses, 3), np.int64),
         evaluated=2 * count * len(shifts) * len(images),
     )
     squares = np.square(images.transfer)

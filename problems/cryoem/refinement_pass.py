@@ -8,7 +8,7 @@ import numpy as np
 from problems.cryoem import kernels, orientations, search_kernels
 from problems.cryoem.image_spectra import Disc, ImageSpectra, whitened
 from problems.cryoem.polish import Observed, Polished, PolishOptions, Reference, best_of, polish
-from problems.cryoem.pose_search import Grid, search
+from problems.cryoem.pose_search import Grid, Wanted, search
 from problems.cryoem.symmetry import asymmetric_unit, symmetric_distance
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Pass:
 
     def __init__(self, state: "Refinement", side: int, radius: float, search_radius: float | None, known: bool) -> None:
         self.state, self.known, self.jumps = state, known, 0
+        self.device = state.settings.device
         self.options = PolishOptions(scale=search_radius is None)
         box = state.particles.box
         self.wide = Disc(box, min(state.reach(), box / 2))
@@ -63,7 +64,7 @@ class Pass:
         reference = self.references[half - 1]
         found: Polished | None = None
         if self.known:
-            found = polish(reference, observed, poses.rotations[rows], poses.offsets[rows], self.options)
+            found = polish(reference, observed, poses.rotations[rows], poses.offsets[rows], self.options, self.device)
         if self.search_radius is not None:
             fresh = self._searched(half, spectra, observed)
             if found is None:
@@ -92,11 +93,12 @@ class Pass:
         reference, radius = self.references[half - 1], self.search_radius
         assert radius is not None
         scored = spectra.up_to(radius)
-        best = search(scored, self.slices[half - 1], self.grid, radius, gather=False, poses=CANDIDATES)
+        wanted = Wanted(sums=False, poses=CANDIDATES)
+        best = search(scored, self.slices[half - 1], self.grid, radius, wanted, self.device)
         starts, offsets = self.grid.poses(best.places)
         low = replace(observed, values=np.ascontiguousarray(observed.values[:, : len(scored.disc)]))
-        first, _ = best_of(replace(reference, plane=scored.disc), low, starts, offsets)
-        return polish(reference, observed, first.rotations, first.offsets)
+        first, _ = best_of(replace(reference, plane=scored.disc), low, starts, offsets, device=self.device)
+        return polish(reference, observed, first.rotations, first.offsets, device=self.device)
 
     def _judge(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, reference: Reference) -> None:
         """Evidence of each pose: log likelihood against an empty map, and its expectation."""

@@ -1,18 +1,27 @@
-"""The pose search against its formula written out pose by pose in complex numbers."""
+"""The pose search against its formula written out pose by pose in complex numbers: compiled and by torch."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
-from problems.cryoem import kernels, orientations, pose_search, rotations
+from problems.cryoem import kernels, orientations, pose_search, rotations, torch_search
 from problems.cryoem.image_spectra import Disc, ImageSpectra
 from problems.cryoem.orientations import HALF_TURN
-from problems.cryoem.pose_search import APART_DEG, Found, Grid, search
+from problems.cryoem.pose_search import APART_DEG, Found, Grid, Wanted, search
 from problems.cryoem.projection import Projector
 
 SIZE, RADIUS = 16, 6.0
 SHIFTS = orientations.shift_disc(2.0, 1.0)
+
+
+@pytest.fixture(params=["cpu", "torch", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where to search."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
 
 
 def _blobs(seed: int) -> np.ndarray:
@@ -110,16 +119,16 @@ def _compare(found: Found, expected: dict[str, np.ndarray]) -> None:
     assert found.evaluated == scores.size
 
 
-def test_search_is_its_formula() -> None:
+def test_search_is_its_formula(device: str) -> None:
     case = _case()
-    found = search(case.images, case.slices, case.grid, RADIUS)
+    found = search(case.images, case.slices, case.grid, RADIUS, device=device)
     _compare(found, _written_out(case, RADIUS))
     assert 0.0 < found.denominator.min(1).max() / found.denominator.max() < 1.0
 
 
-def test_only_points_within_the_radius_decide_and_all_collect() -> None:
+def test_only_points_within_the_radius_decide_and_all_collect(device: str) -> None:
     case = _case()
-    found = search(case.images, case.slices, case.grid, 4.0)
+    found = search(case.images, case.slices, case.grid, 4.0, device=device)
     expected = _written_out(case, 4.0)
     _compare(found, expected)
     far = case.images.disc.within(4.0)
@@ -128,7 +137,7 @@ def test_only_points_within_the_radius_decide_and_all_collect() -> None:
     # What lies beyond must not matter to the weights: other slices there, same sums.
     slices = case.slices.copy()
     slices[:, far:] = 7.0
-    again = search(case.images, slices, case.grid, 4.0)
+    again = search(case.images, slices, case.grid, 4.0, device=device)
     np.testing.assert_array_equal(again.numerator, found.numerator)
     np.testing.assert_array_equal(again.log_likelihood, found.log_likelihood)
 
@@ -143,9 +152,9 @@ def test_the_slice_at_psi_plus_180_is_the_conjugate() -> None:
     np.testing.assert_allclose(_slices(_blobs(3), turns, disc).conj(), direct, atol=1e-4 * np.abs(direct).max())
 
 
-def test_sharp_images_give_back_their_poses() -> None:
+def test_sharp_images_give_back_their_poses(device: str) -> None:
     case = _case(30, power=400.0)
-    found = search(case.images, case.slices, case.grid, RADIUS)
+    found = search(case.images, case.slices, case.grid, RADIUS, device=device)
     np.testing.assert_array_equal(found.places[:, 0], case.truth)
     turns, offsets = case.grid.poses(found.places[:, 0])
     shift, view, half = case.truth.T
@@ -167,25 +176,27 @@ def test_loop_and_product_give_the_same_sums(power: float, monkeypatch: pytest.M
     np.testing.assert_array_equal(sparse.log_likelihood, dense.log_likelihood)
 
 
-def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_matter(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = _case(11)
-    whole = search(case.images, case.slices, case.grid, RADIUS)
+    whole = search(case.images, case.slices, case.grid, RADIUS, device=device)
     monkeypatch.setattr(pose_search, "_SCORES", 4 * len(SHIFTS) * len(case.slices))  # 4, 4 and 3 images
-    parts = search(case.images, case.slices, case.grid, RADIUS)
+    for name in ("_BYTES", "_BYTES_CPU"):
+        monkeypatch.setattr(torch_search, name, 100_000)  # 25 kB an image: 3, 3, 3 and 2
+    parts = search(case.images, case.slices, case.grid, RADIUS, device=device)
     scale = np.abs(whole.numerator).max()
     np.testing.assert_allclose(parts.numerator, whole.numerator, atol=1e-5 * scale)
     np.testing.assert_allclose(parts.log_likelihood, whole.log_likelihood, atol=1e-4)
     np.testing.assert_array_equal(parts.places, whole.places)
 
 
-def test_several_references_in_turn() -> None:
+def test_several_references_in_turn(device: str) -> None:
     """One posterior over the poses of all; a place beyond the first reference names its pose alike."""
     case, disc = _case(power=80.0), Disc(SIZE, RADIUS)
     count = len(case.grid.rotations)
     other = _slices(_blobs(8), case.grid.rotations, disc)
     other *= np.float32(np.linalg.norm(case.slices) / np.linalg.norm(other))
     both = np.concatenate([other, case.slices])
-    found = search(case.images, both, case.grid, RADIUS)
+    found = search(case.images, both, case.grid, RADIUS, device=device)
     _compare(found, _written_out(case, RADIUS, both))
     assert np.mean(found.places[:, 0, 1] >= count) > 0.7  # the images are of the second
     np.testing.assert_array_equal(
@@ -196,9 +207,9 @@ def test_several_references_in_turn() -> None:
     assert shares[1] > 0.8
 
 
-def test_likeliest_poses_lie_apart_and_are_the_best_that_do() -> None:
+def test_likeliest_poses_lie_apart_and_are_the_best_that_do(device: str) -> None:
     case = _case(20, 72, power=12.0)
-    found = search(case.images, case.slices, case.grid, RADIUS, gather=False, poses=4)
+    found = search(case.images, case.slices, case.grid, RADIUS, Wanted(sums=False, poses=4), device)
     assert found.numerator.size == found.denominator.size == 0
     scores = _written_out(case, RADIUS)["scores"]
     for image, places in zip(scores, found.places, strict=True):
@@ -217,7 +228,7 @@ def test_likeliest_poses_lie_apart_and_are_the_best_that_do() -> None:
     assert distinct.mean() > 0.5  # there was something to choose
 
 
-def test_likeliest_poses_of_a_fine_grid_are_not_neighbors() -> None:
+def test_likeliest_poses_of_a_fine_grid_are_not_neighbors(device: str) -> None:
     """15 degrees from view to view: without the rule the second best would be next to the best."""
     disc = Disc(SIZE, RADIUS)
     grid, projector = Grid(orientations.half_turn_grid(2), np.zeros((1, 2))), Projector(SIZE, 2, RADIUS)
@@ -227,7 +238,7 @@ def test_likeliest_poses_of_a_fine_grid_are_not_neighbors() -> None:
     slices *= np.float32(0.05)
     values = slices[[5, 300, 900]]
     images = ImageSpectra(disc, values, np.ones(values.shape, np.float32))
-    found = search(images, slices, grid, RADIUS, gather=False, poses=3)
+    found = search(images, slices, grid, RADIUS, Wanted(sums=False, poses=3), device)
     np.testing.assert_array_equal(found.places[:, 0, 1], [5, 300, 900])
     for places in found.places:
         turns, _ = grid.poses(places)
@@ -237,12 +248,12 @@ def test_likeliest_poses_of_a_fine_grid_are_not_neighbors() -> None:
     assert len({tuple(place) for place in found.places[:, 1]}) > 1
 
 
-def test_extreme_scores_neither_overflow_nor_vanish() -> None:
+def test_extreme_scores_neither_overflow_nor_vanish(device: str) -> None:
     """Log likelihoods of 10,000 and of -10,000: the weights of an image still add up to 1."""
     case = _case(power=1e4)
     blank = ImageSpectra(case.images.disc, 0.01 * case.images.values, case.images.transfer)
     for images, sign in ((case.images, 1.0), (blank, -1.0)):
-        found = search(images, case.slices, case.grid, RADIUS)
+        found = search(images, case.slices, case.grid, RADIUS, device=device)
         expected = _written_out(Case(images, case.slices, case.grid, case.truth), RADIUS)
         assert np.all(sign * found.log_likelihood > 1e3)
         np.testing.assert_allclose(found.log_likelihood, expected["log_likelihood"], rtol=1e-5, atol=0.02)
@@ -251,11 +262,11 @@ def test_extreme_scores_neither_overflow_nor_vanish() -> None:
         np.testing.assert_allclose(total, np.square(images.transfer).sum(0), rtol=1e-4, atol=1e-5)
 
 
-def test_one_orientation_and_one_shift() -> None:
+def test_one_orientation_and_one_shift(device: str) -> None:
     """Two poses are left, half a turn apart, and their shares are those of the two scores."""
     case = _case(6, 1, power=4.0)
     grid = Grid(case.grid.rotations, SHIFTS[:1])
-    found = search(case.images, case.slices, grid, RADIUS, poses=3)
+    found = search(case.images, case.slices, grid, RADIUS, Wanted(poses=3), device)
     expected = _written_out(Case(case.images, case.slices, grid, case.truth), RADIUS)
     _compare(found, expected)
     np.testing.assert_allclose(found.denominator[0], np.square(case.images.transfer).sum(0), rtol=1e-5)
@@ -264,15 +275,15 @@ def test_one_orientation_and_one_shift() -> None:
     np.testing.assert_array_equal(found.places[:, 2], found.places[:, 1])
 
 
-def test_the_likelihood_of_junk_has_mean_one() -> None:
+def test_the_likelihood_of_junk_has_mean_one(device: str) -> None:
     """Of noise alone: what makes log likelihoods of different maps, classes and grids comparable."""
     case = _case(4000, 6, power=0.7)
     noise = _noise(case.images.values.shape, np.random.default_rng(7))
     junk = ImageSpectra(case.images.disc, noise.astype(np.complex64), case.images.transfer)
-    found = search(junk, case.slices, case.grid, RADIUS, gather=False)
+    found = search(junk, case.slices, case.grid, RADIUS, Wanted(sums=False), device)
     ratio = np.exp(found.log_likelihood)
     assert ratio.mean() == pytest.approx(1.0, abs=4.0 * ratio.std() / np.sqrt(4000))
     assert ratio.std() / np.sqrt(4000) < 0.02
     assert found.log_likelihood.mean() < -0.05
-    good = search(case.images, case.slices, case.grid, RADIUS, gather=False)
+    good = search(case.images, case.slices, case.grid, RADIUS, Wanted(sums=False), device)
     assert good.log_likelihood.mean() > 0.05
