@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sciml import distributed
 from sciml.files import write_atomic
 
 KEEP = 2
@@ -47,9 +48,11 @@ def write(folder: Path, number: int, kept: Kept) -> Path:
     """
     from safetensors.numpy import save
 
+    path = folder / f"{number:012d}.safetensors"
+    if not distributed.leader():
+        return path
     arrays = {name: np.ascontiguousarray(array) for name, array in kept.arrays.items()}
     text = json.dumps(kept.numbers)
-    path = folder / f"{number:012d}.safetensors"
     write_atomic(path, save(arrays, metadata={"numbers": text, "sha256": _digest(arrays, text)}))
     for old in sorted(folder.glob("*.safetensors"))[:-KEEP]:
         old.unlink()

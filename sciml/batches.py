@@ -77,6 +77,23 @@ def pieces(batch: Any, parts: int) -> list[Any]:
     return [cut(low, high) for low, high in pairwise(edges) if high > low]
 
 
+def share(batch: Any, index: int, parts: int) -> tuple[Any, float] | None:
+    """Part `index` of a batch cut into as many parts of nearly equal size, and the share of the items that it holds.
+
+    The mean over all items is the mean over the parts weighted by their shares. None where that cannot be: fewer items
+    than parts, or tensors of different lengths (points and the ends beside them) that do not divide evenly.
+    """
+    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves(batch)}
+    if min(lengths) < parts or (len(lengths) > 1 and any(length % parts for length in lengths)):
+        return None
+
+    def cut(leaf: Tensor) -> Tensor:
+        return leaf[leaf.shape[0] * index // parts : leaf.shape[0] * (index + 1) // parts]
+
+    part = tree_map(cut, batch)
+    return part, count(part) / count(batch)
+
+
 def concatenate(batches: Sequence[Any]) -> Any:
     """Join batches of equal structure along the items."""
     if len(batches) == 1:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sciml import distributed
 from sciml.files import write_atomic
 
 KEEP = 2
@@ -41,11 +42,13 @@ def write(folder: Path, number: int, checkpoint: Checkpoint) -> Path:
         folder: the stage's folder of checkpoints.
         number: increases from one checkpoint to the next; it is the file's name.
     """
+    path = folder / f"{number:012d}.safetensors"
+    if not distributed.leader():
+        return path
     tensors = {name: t.detach().cpu().contiguous().reshape(t.shape) for name, t in checkpoint.tensors.items()}
     # Python's JSON keeps every float64 bit; NaN and infinities are written in Python's own way and read back
     text = json.dumps(checkpoint.numbers)
     metadata = {"numbers": text, "sha256": _digest(tensors, text)}
-    path = folder / f"{number:012d}.safetensors"
     write_atomic(path, save(tensors, metadata=metadata))
     for old in sorted(folder.glob("*.safetensors"))[:-KEEP]:
         old.unlink()

@@ -1,19 +1,25 @@
 """The `sciml` command: finds the word, loads only what that word needs, and turns every end into an exit code.
 
 Exit codes: 0 done; 2 wrong usage or bad input; 3 the solve did not converge (its outputs are written); 74 a file could
-not be written or read; 130 interrupted.
+not be written or read, or another process of the run is gone; 130 interrupted.
+
+Under torchrun one process leads; the others are silent, end with 0 when only writing is left to do, and with a code of
+their own, told aloud, where they fail alone.
 """
 
 import ast
+import contextlib
 import difflib
 import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sciml import distributed
 from sciml.errors import ConvergenceError, InputError
 from sciml.files import to_json
 from sciml.run import CommandLine, Run, served
@@ -26,6 +32,13 @@ BUILT_IN = {
     "resume": "Go on with a run that was stopped, or say that it is finished.",
     "report": "One page for one or several runs.",
 }
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+GRACE = 3.0
+"""Seconds that a failing process waits if it does not lead: torchrun ends all processes once one has failed, and the
+leader, which mostly meets the same error, is to tell it."""
 
 Commands = Mapping[str, tuple[type, Callable[[Any], int]]]
 
@@ -42,14 +55,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [str(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     line = CommandLine(tuple(words))
     token = served.set(line)
+    code = _code(words, line, token)
+    if code != DONE and not distributed.leader():
+        time.sleep(GRACE)
+    return code
+
+
+def _code(words: list[str], line: CommandLine, token: "Token[CommandLine | None]") -> int:
+    """The exit code of a command line, its errors told."""
     try:
-        code = _serve(words)
+        with _silent_follower():
+            code = _serve(words)
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # how the option parser leaves, after its own message
         return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else BAD_INPUT
     except InputError as error:
-        say(f"sciml: {error}")
+        _tell(error)
         return BAD_INPUT
     except ConvergenceError as error:
         say(f"sciml: {error}")
@@ -61,10 +83,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        say(f"sciml: {error}")
+        _tell(error)
         return INPUT_OUTPUT
     finally:
         served.reset(token)
+
+
+def _tell(error: Exception) -> None:
+    """An error in words; in a process that does not lead, only if the leader may not know it."""
+    if distributed.leader():
+        say(f"sciml: {error}")
+    elif distributed.speaks_for_its_machine() or not isinstance(error, InputError | distributed.RankError):
+        print(f"sciml: process {distributed.rank()} of {distributed.size()}: {error}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _silent_follower() -> Iterator[None]:
+    """What a process that does not lead prints goes nowhere (errors that end it are told afterwards)."""
+    if distributed.leader():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def _serve(words: list[str]) -> int:
@@ -125,13 +165,15 @@ def parse(prog: str, options: type, arguments: Sequence[str]) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object on one line of standard output; call it last."""
-    print(to_json(value), flush=True)
+    """Print one JSON object on one line of standard output; call it last. Only the process that leads does."""
+    if distributed.leader():
+        print(to_json(value), flush=True)
 
 
 def say(text: str) -> None:
-    """Words for the person at the terminal, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Words for the person at the terminal, on standard error; only from the process that leads."""
+    if distributed.leader():
+        print(text, file=sys.stderr, flush=True)
 
 
 def conclude(run: Run, summary: Mapping[str, Any], *, json: bool) -> int:
@@ -143,8 +185,9 @@ def conclude(run: Run, summary: Mapping[str, Any], *, json: bool) -> int:
         json: print one JSON object; otherwise the single numbers as words.
 
     Returns:
-        0 when converged (or when there is no `result`), 130 when interrupted, otherwise 3.
+        0 when converged (or when there is no `result`), 130 when interrupted, otherwise 3. Only the leader comes back.
     """
+    distributed.followers_leave()
     from sciml import report
 
     result = summary.get("result")

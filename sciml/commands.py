@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from sciml import cli
+from sciml import cli, distributed
 from sciml.errors import InputError
 from sciml.files import read_json
 from sciml.run import Run
@@ -173,7 +173,10 @@ def choose_device(name: str) -> str:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError("--device cuda: torch finds no CUDA device here. Use --device cpu or auto.")
-    return "cuda" if available and name != "cpu" else "cpu"
+    if not available or name == "cpu":
+        return "cpu"
+    distributed.take_gpu()
+    return "cuda"
 
 
 def _save_model(model: Any, path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciml import cli
+from sciml import cli, distributed
 from sciml.errors import InputError
 from sciml.run import Run
 
@@ -88,6 +88,7 @@ def run(options: "DemoOptions") -> int:
         cli.say(f"      {_outcome(row)}")
         rows.append(row)
         codes.append(code)
+    distributed.followers_leave()
     failed = [code for code in codes if code]
     summary = {
         "result": "FAILED" if failed else "CONVERGED",
@@ -107,11 +108,9 @@ def run(options: "DemoOptions") -> int:
 def _serve(part: Part, options: "DemoOptions") -> tuple[int, float]:
     """Run one part in this process, so that torch is loaded once; its own output is not shown."""
     folder = options.out / part.name
-    ours = (folder / "experiment.json").exists()
-    if ours and options.overwrite:
-        shutil.rmtree(folder)
-    elif ours and Run.open(folder).finished:
-        return _code_of(Run.open(folder).summary), 0.0
+    earlier = distributed.led(lambda: _earlier(folder, options.overwrite))
+    if earlier is not None:
+        return earlier, 0.0
     begin = time.monotonic()
     with _silent():
         try:
@@ -122,6 +121,16 @@ def _serve(part: Part, options: "DemoOptions") -> tuple[int, float]:
     if code == cli.INTERRUPTED:
         raise KeyboardInterrupt
     return code, time.monotonic() - begin
+
+
+def _earlier(folder: Path, overwrite: bool) -> int | None:
+    """Exit code of a part that is finished already; one that is to be repeated is removed."""
+    if not (folder / "experiment.json").exists():
+        return None
+    if overwrite:
+        shutil.rmtree(folder)
+        return None
+    return _code_of(Run.open(folder).summary) if Run.open(folder).finished else None
 
 
 @contextlib.contextmanager

@@ -1,15 +1,20 @@
-"""Files that are never half-written, and JSON that is always valid: what every module uses to write."""
+"""Files that are never half-written, and JSON that is always valid: what every module uses to write.
+
+Of several processes that share a run only the leader writes (`sciml.distributed`); in the others writing is nothing.
+"""
 
 import dataclasses
 import enum
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sciml import distributed
 from sciml.errors import InputError
 
 
@@ -26,6 +31,8 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
     Raises:
         OSError: the folder is missing or full, or may not be written to; no temporary file is left behind.
     """
+    if not distributed.leader():
+        return Path(path)
     data = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -43,6 +50,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the folder is missing, full or read-only.
     """
     target = Path(path)
+    if not distributed.leader():
+        with tempfile.TemporaryDirectory() as aside:
+            yield Path(aside, target.name)
+        return
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         yield temporary
@@ -51,6 +62,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _flush_to_disk(target.parent)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if distributed.leader():
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Loss and flat gradient of a problem on a batch: the unit in which all costs are counted."""
+"""Loss and flat gradient of a problem on a batch: the unit in which all costs are counted.
+
+Where several processes share a run (`sciml.distributed`), each evaluates its part of the batch, and one sum over the
+processes brings loss, terms and gradient together.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciml import distributed
+from sciml.batches import count, share
 from sciml.errors import InputError
 from sciml.parameters import FlatParameters
 from sciml.problem import Problem
+
+WORTH_SHARING = 1 << 23
+"""Items times unknowns from which a batch is shared among processes, unless the problem says (`Problem.divides`). With
+fewer each evaluates the whole: half of a small batch takes hardly less time than all of it, and a sum over the
+processes takes a millisecond (measured: no gain at half as many, 1.7 times less CPU time each at four times)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,40 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 
 def evaluate(problem: Problem, model: torch.nn.Module, flat: FlatParameters, batch: Any) -> Evaluation:
-    """Loss and gradient on a batch, by the problem's own `gradient` if it has one, else by reverse-mode autograd."""
+    """Loss and gradient on a batch, by the problem's own `gradient` if it has one, else by reverse-mode autograd; the
+    work is shared among the processes of the run.
+
+    Raises:
+        InputError: the loss is not made of scalars, or does not depend on the parameters.
+        RankError: a process is gone, or its parameters differ from those of the others.
+    """
+    mine = _part(problem, batch, flat.vector.numel())
+    if mine is None:
+        return _evaluate(problem, model, flat, batch)
+    part, weight = mine
+    own = _evaluate(problem, model, flat, part)
+    numbers = torch.stack([own.loss, *own.terms.values()]).double()
+    stamp = distributed.fingerprint(flat.vector)
+    checked = numbers.new_tensor([stamp, stamp**2])
+    packed = torch.cat([weight * numbers, checked, weight * own.gradient.double()])
+    distributed.add(packed)
+    numbers, checked, gradient = packed.split([len(numbers), 2, flat.vector.numel()])
+    distributed.check_equal(*checked.tolist())
+    loss, *terms = numbers.to(own.loss.dtype).unbind()
+    return Evaluation(loss, dict(zip(own.terms, terms, strict=True)), gradient.to(own.gradient))
+
+
+def _part(problem: Problem, batch: Any, unknowns: int) -> tuple[Any, float] | None:
+    """This process's part of a batch, and the share of the items that it holds; None where every process takes all of
+    it."""
+    if distributed.size() == 1 or problem.divides is False:
+        return None
+    if problem.divides is None and count(batch) * unknowns < WORTH_SHARING:
+        return None
+    return share(batch, distributed.rank(), distributed.size())
+
+
+def _evaluate(problem: Problem, model: torch.nn.Module, flat: FlatParameters, batch: Any) -> Evaluation:
     own = problem.gradient(model, batch)
     if own is not None:
         terms = {name: torch.as_tensor(term).detach() for name, term in own[0].items()}
@@ -73,6 +117,14 @@ def accumulate(evaluations: Sequence[Evaluation], items: Sequence[int]) -> Evalu
 
 
 def loss_only(problem: Problem, model: torch.nn.Module, batch: Any) -> float:
-    """Loss on a batch without the parameter gradient (derivatives with respect to the inputs still work)."""
+    """Loss on a batch without the parameter gradient (derivatives with respect to the inputs still work), the work
+    shared as in `evaluate`."""
+    mine = _part(problem, batch, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
+    part, weight = mine or (batch, 1.0)
     with torch.enable_grad():
-        return float(total(dict(problem.loss(model, batch))).detach())
+        loss = float(total(dict(problem.loss(model, part))).detach())
+    if mine is None:
+        return loss
+    whole = torch.tensor([weight * loss], dtype=torch.float64)
+    distributed.add(whole)
+    return float(whole)

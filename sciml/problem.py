@@ -24,6 +24,9 @@ class Problem(ABC, Generic[Model, Batch]):
 
     size: int | None = None
     """Number of items of a finite set (the batches are then drawn without replacement); None for an endless stream."""
+    divides: bool | None = None
+    """Whether a part of a batch costs a part of the work, so that several processes (`torchrun`) should share it.
+    False: every process evaluates all of it, or the problem shares the work itself. None: where batches are large."""
     evaluate_every: int | None = None
     """Steps between two calls of `evaluate` at least; None: 100 stochastic ones, 20 of a finisher."""
 

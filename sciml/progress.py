@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from sciml import distributed
+
 REFRESH_SECONDS = 0.1
 
 
@@ -23,10 +25,10 @@ class Progress:
 
         Args:
             title: what is being solved.
-            quiet: True shows nothing; None is quiet when standard error is not a terminal.
+            quiet: True shows nothing; None is quiet when standard error is not a terminal, or another process leads.
         """
         self.title = title
-        self.quiet = not sys.stderr.isatty() if quiet is None else quiet
+        self.quiet = not (distributed.leader() and sys.stderr.isatty()) if quiet is None else quiet
         self._values: dict[str, Any] = {}
         self._drawn = 0.0
         self._live: Any = None

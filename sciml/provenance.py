@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sciml import distributed
+
 
 def provenance() -> dict[str, Any]:
     """With what, where and when: versions, source commit, machine, thread settings, folder and local time."""
@@ -22,6 +24,7 @@ def provenance() -> dict[str, Any]:
         },
         "commit": _commit(),
         "platform": platform.platform(),
+        "processes": distributed.size(),
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": {
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),

@@ -18,8 +18,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from sciml import distributed
 from sciml.errors import InputError
-from sciml.files import read_json, to_json, write_atomic
+from sciml.files import make_folder, read_json, to_json, write_atomic
 from sciml.provenance import provenance
 from sciml.stage import Stage
 
@@ -82,28 +83,14 @@ class Run:
             OSError: it cannot be written to.
         """
         path = Path(directory)
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file; name a folder for the run.")
         values = dict(options) if isinstance(options, Mapping) else options or {}
         line = served.get()
         words = [str(word) for word in (line.words if line else command)]
         experiment = json.loads(to_json({"command": words, "options": values}))
-        file = path / "experiment.json"
-        resumed = file.exists() and not overwrite
-        if resumed and (differences := _differences(read_json(file), experiment)):
-            raise InputError(
-                f"{path} holds a different run ({differences}). Choose another folder, or delete this one."
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        if line and line.run is None:
+        if line and line.run is None and not path.is_file():
             line.run = path
-        if overwrite:
-            _remove_outputs(path)
-        run = Run(path, experiment, resumed)
-        run._record_provenance()
-        if not resumed:
-            write_atomic(file, to_json(experiment, indent=1) + "\n")
-        return run
+        resumed = distributed.led(lambda: _begin(path, experiment, overwrite))
+        return Run(path, experiment, resumed)
 
     @staticmethod
     def open(directory: str | os.PathLike[str]) -> "Run":
@@ -164,7 +151,7 @@ class Run:
     def figure(self, name: str, caption: str | None = None) -> Path:
         """The path figures/NAME.png, its folder made; the caption, if given, is what the report prints under it."""
         folder = self.path / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if caption is not None:
             write_atomic(folder / f"{name}.txt", caption + "\n")
         return folder / f"{name}.png"
@@ -175,17 +162,36 @@ class Run:
 
     def discard(self) -> None:
         """Remove what the run wrote, and its folder if nothing else is in it."""
+        if not distributed.leader():
+            return
         _remove_outputs(self.path)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
-    def _record_provenance(self) -> None:
-        file = self.path / "provenance.json"
-        record = provenance()
-        if self.resumed and file.exists():
-            first = read_json(file)
-            record = {**first, "resumed": [*first.get("resumed", []), record]}
-        write_atomic(file, to_json(record, indent=1) + "\n")
+
+def _begin(path: Path, experiment: Mapping[str, Any], overwrite: bool) -> bool:
+    """Make the folder of a run, and say in it what the run is; True if it held this very run already."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; name a folder for the run.")
+    file = path / "experiment.json"
+    resumed = file.exists() and not overwrite
+    if resumed and (differences := _differences(read_json(file), experiment)):
+        raise InputError(f"{path} holds a different run ({differences}). Choose another folder, or delete this one.")
+    make_folder(path)
+    if overwrite:
+        _remove_outputs(path)
+    _record_provenance(path / "provenance.json", resumed)
+    if not resumed:
+        write_atomic(file, to_json(experiment, indent=1) + "\n")
+    return resumed
+
+
+def _record_provenance(file: Path, resumed: bool) -> None:
+    record = provenance()
+    if resumed and file.exists():
+        first = read_json(file)
+        record = {**first, "resumed": [*first.get("resumed", []), record]}
+    write_atomic(file, to_json(record, indent=1) + "\n")
 
 
 def _created(stage: Path) -> float:

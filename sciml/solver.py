@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciml import distributed
 from sciml.deterministic import DeterministicRunner
 from sciml.errors import ConvergenceError, InputError
 from sciml.fixed_set import FixedSet
-from sciml.gradients import loss_only
+from sciml.gradients import WORTH_SHARING, loss_only
 from sciml.interrupts import Interrupts
 from sciml.parameters import FlatParameters
 from sciml.phases import Deterministic, Phase, Stochastic, default_phases
@@ -28,6 +29,9 @@ from sciml.switching import SwitchRule, rule_for
 
 RETURNS = 1
 """How often a finisher that stalled hands back to the stochastic phase before it, at a tenth of the step size."""
+
+LOOK = 10
+"""Short advances between two looks at signals and clocks, where several processes must look together."""
 
 Runner = StochasticRunner | DeterministicRunner
 
@@ -59,7 +63,12 @@ def solve(
     Raises:
         InputError: the problem, the model or an option cannot be used.
         ConvergenceError: with `throw`, when the solve failed.
+        RankError: another process of the run is gone.
+
+    Under torchrun every process calls this alike and gets the same answer; the work is shared (`sciml.distributed`),
+    the leader's first parameters are everyone's, and the leader alone writes.
     """
+    distributed.copy_from_leader(*model.parameters(), *model.buffers())
     loop = _Loop(problem, model, phases, switch, seed)
     loop.budget = budget or Budget()
     loop.stage = run.stage("solve") if isinstance(run, Run) else run
@@ -109,6 +118,7 @@ class _Loop:
         self.began = time.monotonic()
         self.snapshots: Snapshots | None = None
         self.returns = 0
+        self.unlooked, self.looked_at = 0, 0.0  # advances since the last look at signals and clocks; items spent then
         self.stalled: Tensor | None = None  # parameters of the finisher that handed back
         self.runner: Runner = self._make_runner(0)
 
@@ -141,13 +151,32 @@ class _Loop:
                 self._end_phase(Ending("CONVERGED", reached, {}), last=True)
             elif ending is not None:
                 self._end_phase(ending)
-            elif interrupts.asked:
-                self._stop(Result.INTERRUPTED)
-            elif (spent := self.budget.spent(self.seconds, self.evaluations)) is not None:
-                self._end_phase(Ending("MAX_STEPS", spent, {}), last=True)
-            elif self.snapshots is not None and self.snapshots.due:
-                self._save()
+            else:
+                self._look_around(interrupts)
             self._show(progress)
+
+    def _look_around(self, interrupts: Interrupts) -> None:
+        """What signals and clocks ask for between two advances: any process's signal counts, the leader's clock.
+
+        Several processes must look together, which takes a good part of a millisecond: where an advance is short, only
+        after every tenth.
+        """
+        self.unlooked += 1
+        work = (self.runner.items - self.looked_at) * self.setting.flat.vector.numel()
+        if distributed.size() > 1 and self.unlooked < LOOK and abs(work) < LOOK * WORTH_SHARING:
+            return
+        self.unlooked, self.looked_at = 0, self.runner.items
+        spent = self.budget.spent(self.seconds, self.evaluations)
+        leads, due = distributed.leader(), self.snapshots is not None and self.snapshots.due
+        vector = self.setting.flat.vector
+        stamp = distributed.fingerprint(vector) if distributed.size() > 1 else 0
+        asked, over, due = distributed.in_step([interrupts.asked, leads and spent is not None, leads and due], stamp)
+        if asked:
+            self._stop(Result.INTERRUPTED)
+        elif over:
+            self._end_phase(Ending("MAX_STEPS", spent or "the budget of the leading process", {}), last=True)
+        elif due:
+            self._save()
 
     def _collect(self) -> None:
         """Complete the runner's records and hand them to history and stage; evaluate now and then."""
@@ -287,6 +316,9 @@ class _Loop:
         if self.stage is None or self.snapshots is None:
             return
         state, warnings = self.snapshots.read()
+        if self.snapshots.number != distributed.agreed(self.snapshots.number):
+            raise InputError(f"{self.stage.path} holds other checkpoints here than for the leading process; share it.")
+        distributed.barrier()  # all have read before the leader writes
         if state is None:
             self.stage.truncate_metrics(0)
             self._append(warnings)
@@ -307,7 +339,9 @@ class _Loop:
         self.seconds_before = numbers["seconds"]
         self.result = None if numbers["result"] is None else Result(numbers["result"])
         self.stage.truncate_metrics(numbers["metrics"])
+        distributed.barrier()
         self.history = self.stage.read_metrics()
+        distributed.barrier()  # likewise
         self._append(warnings)
 
     def _identity(self) -> dict[str, Any]:

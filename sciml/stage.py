@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sciml import distributed
 from sciml.errors import InputError
-from sciml.files import to_json, write_atomic
+from sciml.files import make_folder, to_json, write_atomic
 
 BUFFERED_RECORDS = 256
 BUFFERED_SECONDS = 2.0
@@ -22,6 +23,8 @@ class Stage:
         path: the folder.
         metrics: metrics.jsonl, one JSON object a line.
         checkpoints: the folder of checkpoints; it exists.
+
+    Of several processes that share a run only the leader writes; the others read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +32,7 @@ class Stage:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(self.checkpoints)
         if not (path / "stage.json").exists():
             write_atomic(path / "stage.json", to_json({"name": self.name, "created": time.time()}) + "\n")
         self._lines: list[str] = []
@@ -47,10 +50,10 @@ class Stage:
         Raises:
             OSError: the disk is full or the folder is gone; the records stay queued.
         """
-        if self._lines:
+        if self._lines and distributed.leader():
             with self.metrics.open("a") as file:
                 file.write("".join(self._lines))
-            self._lines.clear()
+        self._lines.clear()
         self._flushed = time.monotonic()
 
     def metrics_offset(self) -> int:
@@ -65,6 +68,8 @@ class Stage:
             InputError: the file is shorter than `offset`, so it is not the one that the checkpoint belongs to.
         """
         self._lines.clear()
+        if not distributed.leader():
+            return
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         if size < offset:
             raise InputError(
