@@ -220,6 +220,8 @@ def _switch(refined: "Refined") -> list[dict[str, Any]]:
 
 def _findings(options: Options, outcome: "Outcome") -> list[str]:
     """What a reader must know, in words."""
+    import numpy as np
+
     refined, curves = outcome.refined, outcome.result.prior.curves
     particles = refined.particles
     extent, first, last = particles.box * particles.pixel_size, refined.iterations[0], refined.iterations[-1]
@@ -229,6 +231,12 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
         f"nothing but the reference below {extent / first.radius:.1f} Angstrom. The refinement {state} after "
         f"{len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} degrees (median)."
     ]
+    if refined.tells_nothing:
+        sentences.append(
+            f"The images say next to nothing about the map: half of its projections explain less than "
+            f"{np.median(refined.poses.expected):.1f} in log-likelihood, which the best of many poses explains of pure "
+            f"noise. Poses and junk cannot be told."
+        )
     sentences.append("The hand of the map is that of the reference; the images cannot tell it.")
     junk = int(outcome.junk.sum())
     share = f"{junk:,} of {len(particles):,} images ({junk / len(particles):.1%})"

@@ -14,26 +14,33 @@ class Poses:
     """Poses of all images as they stand, and what is thought of them.
 
     Attributes:
-        rotations, offsets: offsets in pixels. weights: share of each image that is used.
+        rotations, offsets: offsets in pixels. weights: share of each image that is used, the lesser of what the last
+            two passes made of it. judged: what the last one did.
         evidence: log likelihood of the pose against no particle at all. expected: what that is for a good image.
-        scale: contrast of each image. covariance: of the pose.
+        contrast: of each image with the map's projection, as it was found. strength: root of the power of that
+            projection over the mean of all views. scale: what of the contrast is believed, with which the image is
+            inserted. covariance: of the pose.
     """
 
     rotations: Float[np.ndarray, "n 3 3"]
     offsets: Float[np.ndarray, "n 2"]
     weights: Float[np.ndarray, " n"]
+    judged: Float[np.ndarray, " n"]
     evidence: Float[np.ndarray, " n"]
     expected: Float[np.ndarray, " n"]
+    contrast: Float[np.ndarray, " n"]
+    strength: Float[np.ndarray, " n"]
     scale: Float[np.ndarray, " n"]
     covariance: Float[np.ndarray, "n 5 5"]
 
     @classmethod
     def unknown(cls, count: int) -> "Poses":
         """Of images not looked at."""
-        nothing = np.zeros(count)
+        zeros, ones = np.zeros((4, count)), np.ones((5, count))
+        eyes = [np.tile(np.eye(size), (count, 1, 1)) for size in (3, 5)]
         return cls(
-            np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)), np.ones(count), nothing, nothing.copy(),
-            np.ones(count), np.tile(np.eye(5), (count, 1, 1)),
+            rotations=eyes[0], offsets=zeros[:2].T.copy(), weights=ones[0], judged=ones[1], evidence=zeros[2],
+            expected=zeros[3], contrast=ones[2], strength=ones[3], scale=ones[4], covariance=eyes[1],
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from problems.cryoem.insertion import complete
 from problems.cryoem.masks import soft_sphere
 from problems.cryoem.noise import sample_indices
 from problems.cryoem.particle_set import Particles
-from problems.cryoem.particle_weights import share_of_particle, shrunk_contrast
+from problems.cryoem.particle_weights import UNTOLD, share_of_majority, share_of_something, shrunk_contrast
 from problems.cryoem.prior import shrink_fsc
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.refined_poses import Poses, with_poses
@@ -113,6 +113,11 @@ class Refined:
         """The images that are taken for particles: those with a weight of at least a half."""
         return self.particles.select(np.flatnonzero(self.poses.weights >= 0.5))
 
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether the projections of the maps are so weak beside the noise that poses and junk cannot be told."""
+        return bool(np.median(self.poses.expected) < UNTOLD)
+
 
 class Refinement:
     """The state of a refinement: poses, and the map of each half."""
@@ -163,7 +168,7 @@ class Refinement:
             if watch:
                 watch(part.stop)
         self.jumps = plan.jumps
-        self.poses.weights[:] = share_of_particle(self.poses.evidence, self.poses.expected)
+        self._weigh()
         self.poses.scale[:] = shrunk_contrast(self.poses)
         curve, resolution = self._solve(sums, side)
         turn = symmetric_distance(before.rotations, self.poses.rotations, self.group)
@@ -206,6 +211,19 @@ class Refinement:
         power = np.square(images.transfer[:, ring]).sum(0) @ np.square(np.abs(slices[:, ring])).mean(0)
         self.scale = float(np.sqrt(max(signal, 1e-4 * images.values[:, ring].size) / max(float(power), 1e-30)))
         self.maps = [volume * np.float32(self.scale) for volume in self.maps]
+
+    def _weigh(self) -> None:
+        """Share of each image that is a particle, judged among those of its half set and optics group.
+
+        An image that is in the map correlates with it. One that was left out is judged against a map without it only
+        after the next pass: without memory, junk would be in and out by turns.
+        """
+        poses = self.poses
+        kinds = 2 * self.views.groups + self.halves - 1
+        judged = share_of_something(poses.evidence, poses.expected)
+        judged *= share_of_majority(poses.contrast, poses.strength, kinds)
+        poses.weights[:] = np.minimum(judged, poses.judged)
+        poses.judged[:] = judged
 
     def _solve(self, sums: list[np.ndarray], side: int) -> tuple[np.ndarray, float]:
         """New half maps, their FSC in the mask, and its resolution."""

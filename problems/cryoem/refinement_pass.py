@@ -31,6 +31,7 @@ class Pass:
         self.wide = Disc(box, min(state.reach(), box / 2))
         self.near = Disc(box, min(radius, box / 2))
         self.references = [Reference(state.spectrum(half, side), self.near) for half in (1, 2)]
+        self.power = [self._mean_power(reference) for reference in self.references]
         self.search_radius = search_radius
         if search_radius is not None:
             turned = orientations.turned(orientations.half_turn_grid(2), orientations.random_turns(1, state.draw)[0])
@@ -81,7 +82,7 @@ class Pass:
             found.offsets,
             found.covariance,
         )
-        self._judge(rows, found, spectra, reference)
+        self._judge(half, rows, found, spectra)
         # With the scales of the iteration before, which are about 1: the new ones also undo the filter of the map, and
         # would take its amplitude away, more with each iteration.
         self._insert(rows, found, spectra, sums)
@@ -100,16 +101,29 @@ class Pass:
         first, _ = best_of(replace(reference, plane=scored.disc), low, starts, offsets, device=self.device)
         return polish(reference, observed, first.rotations, first.offsets, device=self.device)
 
-    def _judge(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, reference: Reference) -> None:
-        """Evidence of each pose: log likelihood against an empty map, and its expectation."""
+    def _judge(self, half: int, rows: np.ndarray, found: Polished, spectra: ImageSpectra) -> None:
+        """Evidence of each pose: log likelihood against an empty map, its expectation, and the contrast."""
         near = len(self.near)
         power = np.square(np.abs(spectra.values[:, :near])).sum(1)
         evidence = power - 0.5 * found.misfit
         axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
         slices = np.empty((len(rows), near), np.complex64)
-        kernels.gather(reference.spectrum, axes, self.near.kx, self.near.ky, slices)
+        kernels.gather(self.references[half - 1].spectrum, axes, self.near.kx, self.near.ky, slices)
         expected = np.square(np.abs(slices) * spectra.transfer[:, :near]).sum(1)
-        self.state.poses.evidence[rows], self.state.poses.expected[rows] = evidence, expected
+        poses = self.state.poses
+        poses.evidence[rows], poses.expected[rows] = evidence, expected
+        # At scale a the evidence is 2 a <y, P> - a^2 S.
+        product = 0.5 * (evidence + np.square(found.scale) * expected) / found.scale
+        poses.contrast[rows] = product / np.maximum(expected, 1e-3)
+        mean = np.square(spectra.transfer[:, :near]) @ self.power[half - 1]
+        poses.strength[rows] = np.sqrt(expected / np.maximum(mean, 1e-3))
+
+    def _mean_power(self, reference: Reference) -> np.ndarray:
+        """Mean over all views of the power of projections, at each point that is compared."""
+        axes = np.ascontiguousarray(2.0 * orientations.half_turn_grid(1)[:, :2], np.float32)
+        slices = np.empty((len(axes), len(self.near)), np.complex64)
+        kernels.gather(reference.spectrum, axes, self.near.kx, self.near.ky, slices)
+        return np.square(np.abs(slices)).mean(0)
 
     def _insert(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, sums: np.ndarray) -> None:
         weights = self.state.poses.weights[rows].astype(np.float32)[:, None]
