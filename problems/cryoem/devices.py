@@ -1,6 +1,8 @@
 """Where torch computes, and work in parts that the memory of a GPU holds."""
 
+import contextlib
 import logging
+import threading
 from collections.abc import Callable
 
 import torch
@@ -13,6 +15,27 @@ _log = logging.getLogger(__name__)
 def torch_device(name: str) -> torch.device:
     """The torch device of `Settings.device`, whose "torch" means torch on the CPU."""
     return torch.device("cpu" if name == "torch" else name)
+
+
+def warm_up(name: str) -> threading.Thread | None:
+    """Start a GPU, which takes seconds, while something else is done; what fails here fails again where it matters.
+
+    Returns:
+        The thread that does; None for a CPU.
+    """
+    place = torch_device(name)
+    if place.type == "cpu":
+        return None
+    thread = threading.Thread(target=_start, args=(place,), daemon=True)
+    thread.start()
+    return thread
+
+
+def _start(place: torch.device) -> None:
+    with contextlib.suppress(RuntimeError, AssertionError):
+        square = torch.ones((64, 64), device=place)
+        torch.exp(square @ square).max(1)
+        torch.cuda.synchronize(place)
 
 
 def in_parts(count: int, step: int, work: Callable[[slice], None]) -> None:

@@ -116,7 +116,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
 
     Attributes:
         size: number of images.
-        device: where poses are searched and polished: "cpu" (compiled loops), "torch" (torch on the CPU) or "cuda".
+        device: where the whole set is searched and polished: "cpu" (compiled loops), "torch" (on the CPU) or "cuda".
     """
 
     size: int
@@ -200,16 +200,19 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         images = self.images.up_to(float(model.radius) + FRONTIER)
         if len(batch.rows) < self.size:  # else all of them in order, which need no copy
             images = images.take(batch.rows.numpy())
-        return self._search(model, batch.turn[0].numpy(), images, gather)
+        # In the first steps from a blob differences grow several times a step, until those of rounding decide how a map
+        # is turned, and its hand. So the draws are left to the compiled loops: a GPU and a CPU find the same map.
+        device = self.device if bool(batch.whole[0]) else "cpu"
+        return self._search(model, batch.turn[0].numpy(), images, gather, device)
 
     def _search(
-        self, model: MarginalDensity, turn: np.ndarray, images: ImageSpectra, gather: bool
+        self, model: MarginalDensity, turn: np.ndarray, images: ImageSpectra, gather: bool, device: str
     ) -> tuple[Found, np.ndarray, np.ndarray]:
         """What images (up to the collected radius) say at the present map; axes and slices of the grid."""
         axes, slices = self._slices(model, turn)
         grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
         flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
-        found = search(images, flat, grid, float(model.radius), wanted, self.device)
+        found = search(images, flat, grid, float(model.radius), wanted, device)
         return found, axes, slices
 
     @torch.no_grad()
@@ -252,7 +255,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
             found = self._whole[1]  # the last evaluation of the finish
         else:
             images = self.images if images is None else images
-            found, *_ = self._search(model, model.turn.numpy(), images.up_to(radius + FRONTIER), gather=False)
+            found, *_ = self._search(model, turn, images.up_to(radius + FRONTIER), False, self.device)
         rotations, offsets = grid.poses(found.places[:, 0])
         return Poses(rotations, offsets, found.places[:, 0, 1] // len(grid.rotations), found.log_likelihood)
 
@@ -260,7 +263,8 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         """Mean over some images of the log of the mean likelihood, up to a radius given: what starts are ranked by."""
         kept = model.radius.clone()
         model.radius.fill_(radius)
-        found, *_ = self._search(model, turn, self.images.up_to(radius + FRONTIER).take(rows), gather=False)
+        images = self.images.up_to(radius + FRONTIER).take(rows)
+        found, *_ = self._search(model, turn, images, False, self.device)
         model.radius.copy_(kept)
         return float(found.log_likelihood.mean())
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 import sciml
 from problems.cryoem import fourier, orientations
 from problems.cryoem.accumulation import Settings, batches, measure_noise, views_of
+from problems.cryoem.devices import warm_up
 from problems.cryoem.final_poses import Block, FinalPoses
 from problems.cryoem.image_spectra import ImageSpectra, image_spectra, whitened
 from problems.cryoem.marginal import HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Poses
@@ -180,6 +181,7 @@ def abinitio(
     settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
     extent = particles.box * particles.pixel_size
     plan = Plan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
+    warm_up(settings.device)
     views = views_of(particles, settings.use_ctf)
     noise = measure_noise(particles, views.groups, settings)
     draw = np.random.default_rng(options.seed)
@@ -228,9 +230,8 @@ def _race(
     last = ROUNDS[-1][1] * problem.plan.start / START
     coarse = replace(problem.plan, stop=min(last, problem.plan.stop))
     images = problem.images.up_to(coarse.stop + FRONTIER)
-    shared = coarse, options.symmetry, options.settings.device
-    training = Marginal(images.take(np.sort(order[len(unseen) :])), *shared)
-    judge = Marginal(images.take(unseen), *shared)
+    training = Marginal(images.take(np.sort(order[len(unseen) :])), coarse, options.symmetry)
+    judge = Marginal(images.take(unseen), coarse, options.symmetry)
     turn = orientations.random_turns(1, draw)[0]
     models = [MarginalDensity(coarse, training.blob(options.classes, draw)) for _ in range(max(1, options.starts))]
     race: list[dict[str, Any]] = []

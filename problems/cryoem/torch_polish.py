@@ -126,8 +126,11 @@ def _turned(pose: Tensor, step: Tensor) -> Tensor:
     x, y, z = step[:, 0], step[:, 1], step[:, 2]
     zero = torch.zeros_like(x)
     generator = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
+    turn = step[:, :3].norm(dim=1)[:, None, None] / math.pi
+    # Rodrigues' formula: torch's matrix_exp waits for a GPU several times.
+    first = generator @ pose[:, :3]
     out = pose.clone()
-    out[:, :3] = torch.linalg.matrix_exp(generator) @ pose[:, :3]
+    out[:, :3] += torch.sinc(turn) * first + 0.5 * torch.sinc(0.5 * turn).square() * (generator @ first)
     out[:, 3, :2] += step[:, 3:]
     return out
 
@@ -155,8 +158,10 @@ def _search(data: _Data, pose: Tensor, options: PolishOptions) -> tuple[Tensor, 
 
 
 def _grid(reference: Reference, device: torch.device) -> Complex[Tensor, "S S X"]:
-    """What the slices can touch, as `Reference.grid`, made on the device."""
-    spectrum = torch.as_tensor(reference.spectrum).to(device)
+    """`Reference.grid` on the device; made there of a spectrum that is a tensor."""
+    if isinstance(reference.spectrum, np.ndarray):
+        return torch.view_as_complex(torch.from_numpy(reference.grid)).to(device)  # a fraction of the whole to send
+    spectrum = reference.spectrum.to(device)
     reach = int(reference.padding * reference.extent) + 1
     around = torch.arange(2 * reach + 2, device=device) - (2 * reach + 1) // 2
     around = around % spectrum.shape[0]

@@ -1,17 +1,39 @@
 """Work in parts that the memory of a GPU holds, with a memory that is made up."""
 
 import logging
+import threading
 
 import pytest
 import torch
 
-from problems.cryoem.devices import in_parts, torch_device
+from problems.cryoem.devices import in_parts, memory_budget, torch_device, warm_up
 from sciml.errors import InputError
 
 
 def test_names() -> None:
     assert torch_device("torch") == torch.device("cpu")
     assert torch_device("cuda").type == "cuda"
+
+
+def test_only_a_gpu_is_warmed_up_and_one_that_is_not_there_does_not_matter_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert warm_up("cpu") is None and warm_up("torch") is None
+    failed: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    thread = warm_up("cuda")
+    assert thread is not None
+    thread.join()
+    assert not failed
+
+
+def test_a_budget_leaves_room_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory_budget(torch.device("cpu"), 100, 7) == 7
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: (60, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda place: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda place: 10)
+    assert memory_budget(torch.device("cuda"), 1000, 7) == 50  # half of 60 free and 40 kept but not used
+    assert memory_budget(torch.device("cuda"), 20, 7) == 20
 
 
 def _work(holds: int, done: list[slice]):
