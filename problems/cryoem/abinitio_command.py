@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from sciml import distributed
 from sciml.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def run(options: Options) -> int:
     with undone_if_refused(run_folder), image_progress("images", len(particles)) as watch:
         emerging = Emerging(run_folder.stage("abinitio"), particles)
         found = abinitio(particles, engine, run_folder, watch, emerging.keep)
+    distributed.followers_leave()
     if options.flip_hand:
         found = flipped(found)
     views = _diagnose(found, options.symmetry)
@@ -169,7 +171,9 @@ class Emerging:
         self.extent = particles.box * particles.pixel_size
 
     def keep(self, moment: str, maps: "np.ndarray", resolution: float) -> None:
-        """Write one."""
+        """Write one; the leader of several processes does."""
+        if not distributed.leader():
+            return
         from problems.cryoem.mrc import write_volume
         from sciml.files import to_json, write_atomic
 

@@ -12,6 +12,7 @@ from problems.cryoem import ctf, rotations
 from problems.cryoem.insertion import FourierSums, Views
 from problems.cryoem.noise import Background, NoiseModel, Normalize, measure, sample_indices
 from problems.cryoem.particle_set import Particles
+from sciml import distributed
 from sciml.errors import InputError
 
 HALF_FLOOR = 1e-3
@@ -129,6 +130,22 @@ def batches(
             if following is not None:
                 pending.append(reader.submit(read, following))
             yield part, images
+
+
+def own_batches(
+    particles: Particles, settings: Settings, rows: Int[np.ndarray, " some"] | None = None
+) -> Iterator[tuple[slice, Float[np.ndarray, "batch n n"]]]:
+    """`batches` of the images that are this process's, `distributed.share`, where several share a run.
+
+    An unusable image is seen by one process only: loop over them in `distributed.together`.
+    """
+    if distributed.size() == 1:
+        yield from batches(particles, settings, rows)
+        return
+    mine = distributed.share(len(particles) if rows is None else len(rows))
+    of_mine = np.arange(mine.start, mine.stop) if rows is None else rows[mine]
+    for part, images in batches(particles, settings, of_mine):
+        yield slice(mine.start + part.start, mine.start + part.stop), images
 
 
 def accumulate(

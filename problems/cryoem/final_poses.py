@@ -17,6 +17,7 @@ from problems.cryoem.noise import NoiseModel
 from problems.cryoem.polish import Observed, Reference, polish
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.search_plan import side_of
+from sciml import distributed
 
 BLOCK = 2_000
 """Images that are polished together."""
@@ -57,13 +58,19 @@ class FinalPoses:
         self.grids = [np.zeros((padded, padded, padded // 2 + 1, 3), np.float32) for _ in self.references]
 
     def add(self, block: Block) -> Poses:
-        """Polish images, and add each to the sums of its class.
+        """Polish images, and add each to the sums of its class; of several processes each takes a part.
 
         Returns:
             The poses found.
         """
-        found = [self._add(block.take(slice(at, at + BLOCK))) for at in range(0, len(block.spectra), BLOCK)]
-        return Poses.joined(found)
+        mine = distributed.share(len(block.spectra))
+        rotations, offsets = block.poses.rotations.copy(), block.poses.offsets.copy()
+        for at in range(mine.start, mine.stop, BLOCK):
+            part = slice(at, min(at + BLOCK, mine.stop))
+            found = self._add(block.take(part))
+            rotations[part], offsets[part] = found.rotations, found.offsets
+        distributed.gather(mine, rotations, offsets)
+        return replace(block.poses, rotations=rotations, offsets=offsets)
 
     def _add(self, block: Block) -> Poses:
         rotations, offsets = block.poses.rotations.copy(), block.poses.offsets.copy()
@@ -94,7 +101,8 @@ class FinalPoses:
         search_kernels.insert_slices(self.grids[number], axes, disc.kx, disc.ky, values.astype(np.complex64), weights)
 
     def maps(self) -> Float[np.ndarray, "classes m m m"]:
-        """The map of each class from all images added, in every shell that they hold."""
+        """The map of each class from all images added, in every shell that they hold; asked for once, at the end."""
+        distributed.add(*self.grids)
         return np.stack([self._solve(self.problem.completed(grid)) for grid in self.grids])
 
     def _solve(self, grid: np.ndarray) -> np.ndarray:

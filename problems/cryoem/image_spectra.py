@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from problems.cryoem import ctf, fourier
-from problems.cryoem.accumulation import Settings, batches, views_of
+from problems.cryoem.accumulation import Settings, own_batches, views_of
 from problems.cryoem.insertion import Views
 from problems.cryoem.noise import NoiseModel
 from problems.cryoem.particle_set import Particles
+from sciml import distributed
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def image_spectra(
     rows: Int[np.ndarray, " some"] | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> ImageSpectra:
-    """Read images once and keep their Fourier values within a radius (Fourier pixels).
+    """Read images once and keep their Fourier values within a radius (Fourier pixels); several processes that share a
+    run read a part each, and keep all.
 
     Args:
         particles: the set; poses are not used. noise: of it. radius: at most half the box.
@@ -111,9 +113,11 @@ def image_spectra(
     views = views if rows is None else views.take(rows)
     values = np.empty((len(views), len(disc)), np.complex64)
     transfer = np.empty((len(views), len(disc)), np.float32)
-    for part, images in batches(particles, settings, rows):
-        block = whitened(images, disc, noise, views.take(part))
-        values[part], transfer[part] = block.values, block.transfer
-        if watch:
-            watch(part.stop)
+    with distributed.together():
+        for part, images in own_batches(particles, settings, rows):
+            block = whitened(images, disc, noise, views.take(part))
+            values[part], transfer[part] = block.values, block.transfer
+            if watch:
+                watch(part.stop)
+    distributed.gather(distributed.share(len(views)), values, transfer)
     return ImageSpectra(disc, values, transfer)

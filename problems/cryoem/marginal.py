@@ -20,7 +20,7 @@ they have no say in the poses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from problems.cryoem.pose_search import Found, Grid, Wanted, search
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.search_plan import FRONTIER, Plan
 from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetrize_sums
+from sciml import distributed
 
 PREDICTED = 0.25
 """Share of signal in the map at the frontier from which the next shell is scored."""
@@ -120,6 +121,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
     """
 
     size: int
+    divides = False  # `_search` shares the images of a batch among the processes
 
     def __init__(self, images: ImageSpectra, plan: Plan, symmetry: str = "C1", device: str = "cpu") -> None:
         self.images, self.plan, self.size, self.device = images, plan, len(images), device
@@ -208,12 +210,17 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
     def _search(
         self, model: MarginalDensity, turn: np.ndarray, images: ImageSpectra, gather: bool, device: str
     ) -> tuple[Found, np.ndarray, np.ndarray]:
-        """What images (up to the collected radius) say at the present map; axes and slices of the grid."""
+        """What images (up to the collected radius) say at the present map; axes and slices of the grid.
+
+        Of several processes each searches a part of the images: `Found` holds what is said of all images, but only
+        the process's own part of the sums.
+        """
         axes, slices = self._slices(model, turn)
         grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
         flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
-        found = search(images, flat, grid, float(model.radius), wanted, device)
-        return found, axes, slices
+        mine = distributed.share(len(images))
+        found = search(images.take(mine), flat, grid, float(model.radius), wanted, device)
+        return _of_all(found, mine, len(images)), axes, slices
 
     @torch.no_grad()
     def gradient(self, model: MarginalDensity, batch: Drawn) -> tuple[Mapping[str, Tensor], Tensor]:
@@ -275,8 +282,9 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         for of_class, weight in zip(values.astype(np.complex64), weights, strict=True):
             grid = np.zeros((padded, padded, padded // 2 + 1, 3), np.float32)
             search_kernels.insert_slices(grid, axes, disc.kx[:points], disc.ky[:points], of_class, weight)
-            grids.append(self.completed(grid))
-        return grids
+            grids.append(grid)
+        distributed.add(*grids)
+        return [self.completed(grid) for grid in grids]
 
     def completed(self, grid: np.ndarray) -> np.ndarray:
         """A half grid of summed slices with what lies beyond its edges, and as symmetric as the group; changes it."""
@@ -306,8 +314,10 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         """How well the map predicts the frontier; a larger scored radius when it does."""
         first = self.images.disc.within(float(model.radius))
         ahead = slices[..., first:]
-        product = float(np.sum(np.real(numerator[..., first:] * np.conj(ahead))))
-        power = float(np.sum(denominator[..., first:] * np.square(np.abs(ahead))))
+        product = np.sum(np.real(numerator[..., first:] * np.conj(ahead)))
+        sums = np.array([product, np.sum(denominator[..., first:] * np.square(np.abs(ahead)))], np.float64)
+        distributed.add(sums)
+        product, power = sums.tolist()
         keep = 0.5 ** (images / HALF_LIFE)
         model.predicted.mul_(torch.tensor([keep, keep, keep**2, 1.0], dtype=torch.float64))
         model.predicted.add_(torch.tensor([product, power, 0.5 * power, float(images)], dtype=torch.float64))
@@ -358,3 +368,13 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
             return (fourier.inverse_transform(spectrum, side, 3) * line).reshape(-1) / float(2 * side) ** 3
 
         return apply
+
+
+def _of_all(found: Found, mine: slice, count: int) -> Found:
+    """What is said of each image, from what the processes say of theirs."""
+    if distributed.size() == 1:
+        return found
+    likelihood, places = np.empty(count), np.empty((count, *found.places.shape[1:]), np.int64)
+    likelihood[mine], places[mine] = found.log_likelihood, found.places
+    distributed.gather(mine, likelihood, places)
+    return replace(found, log_likelihood=likelihood, places=places)
