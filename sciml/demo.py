@@ -1,4 +1,4 @@
-"""The main job on small data: the rod in its forms, how noisy their gradients are, and a density from particles.
+"""The main job on small data: the rod in its forms, how noisy their gradients are, densities with poses and without.
 
 It knows the other commands by their words alone: it shows what a person at the terminal gets, and imports no problem.
 """
@@ -63,6 +63,10 @@ def parts(options: "DemoOptions") -> list[Part]:
         words = ("cryoem", "simulate", str(MODEL), "--number", "600", "--pixel", "3.5", *common)
         found.append(Part("particles", "simulated particles", words))
     found.append(Part("density", "density from particles", ("cryoem", "reconstruct", str(star), *common)))
+    found.append(Part("start", "start map, poses unknown", ("cryoem", "abinitio", str(star), *common)))
+    reference = str(options.out / "start" / "run_class001.mrc")
+    words = ("cryoem", "refine", str(star), "--reference", reference, *common)
+    found.append(Part("refined", "refined from that start", words))
     return found
 
 

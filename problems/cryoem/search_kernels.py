@@ -101,7 +101,8 @@ def likeliest(plus, minus, rotations, cosine, found):
                 if best[h, r] > top:
                     top, half, where = best[h, r], h, r
         if where < 0:
-            found[number] = found[number - 1]
+            for j in range(3):  # an assignment of rows takes seconds to compile
+                found[number, j] = found[number - 1, j]
             continue
         found[number, 0], found[number, 1], found[number, 2] = place[half, where], where, half
         if number + 1 == found.shape[0]:
