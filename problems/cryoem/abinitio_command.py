@@ -58,7 +58,8 @@ class Options:
     seed: int = 0
     """Of the starts, batches and grids of orientations."""
     device: Device = "auto"
-    """Where to compute; auto: the CPU, which this search is written for."""
+    """Where all images are searched and polished (draws of some are left to the CPU, which gives the same map); auto: a
+    GPU if there is one and 1,000 images or more, else the CPU."""
     overwrite: bool = False
     """Discard an earlier run in the folder."""
     dry_run: bool = False
@@ -85,7 +86,7 @@ def run(options: Options) -> int:
 
     began = time.monotonic()
     particles = _read(options)
-    engine = _engine_options(options)
+    engine = _engine_options(options, particles)
     if options.dry_run:
         from problems.cryoem.memory_plan import plan_abinitio, show_plan
 
@@ -132,7 +133,7 @@ def _read(options: Options) -> "Particles":
     Raises:
         InputError: see `run`.
     """
-    from problems.cryoem.command_parts import check_diameter, check_number, insertion_device
+    from problems.cryoem.command_parts import check_diameter, check_number
     from problems.cryoem.particles import read_particles
     from problems.cryoem.symmetry import point_group
 
@@ -141,18 +142,29 @@ def _read(options: Options) -> "Particles":
         given = getattr(options, name)
         if not 1 <= given <= most:
             raise InputError(f"--{name} {given}: give 1 to {most}.")
-    insertion_device(options.device)
     particles = read_particles(options.particles, options.datadir, options.mode0, ["ctf"] if options.ctf else [])
     check_number(particles)
     check_diameter(options.diameter, particles)
     return particles
 
 
-def _engine_options(options: Options) -> Any:
+def _engine_options(options: Options, particles: "Particles") -> Any:
+    """The engine's options.
+
+    Raises:
+        InputError: a GPU that is not there.
+    """
     from problems.cryoem import start_map
     from problems.cryoem.accumulation import Settings
+    from problems.cryoem.command_parts import PAYS, chosen_device
 
-    settings = Settings(seed=options.seed, use_ctf=options.ctf, diameter=options.diameter, normalize=options.normalize)
+    settings = Settings(
+        seed=options.seed,
+        device=chosen_device(options.device, gpu_pays=len(particles) >= PAYS),
+        use_ctf=options.ctf,
+        diameter=options.diameter,
+        normalize=options.normalize,
+    )
     return start_map.Options(
         seed=options.seed,
         starts=options.starts,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 
+PAYS = 1_000
+"""Images from which a GPU makes up, in a search for poses, for the seconds that it takes to start."""
 FEWEST = 50
 """Images that a search for poses needs: with fewer, a map is found in any noise."""
 
@@ -51,19 +53,20 @@ def peak_rss_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def insertion_device(device: Device, prefer_gpu: bool = False) -> str:
-    """Where images are inserted into volumes: "cpu" (compiled), "cuda", or "torch" where numba does not import.
+def chosen_device(device: Device, gpu_pays: bool = False) -> str:
+    """Where to compute: "cpu" (compiled loops), "cuda", or "torch" where numba does not import.
 
     torch is imported only where it is needed.
 
     Args:
         device: the option.
-        prefer_gpu: whether auto takes a GPU; the insertion alone is bound by memory, and not worth the start-up.
+        gpu_pays: whether auto takes a GPU if there is one: its start takes some 3 s. A direct reconstruction is not
+            worth them: it is bound by memory.
 
     Raises:
         InputError: cuda was asked for, and torch finds no GPU.
     """
-    if device == "cuda" or (device == "auto" and prefer_gpu):
+    if device == "cuda" or (device == "auto" and gpu_pays and _driver_found()):
         import torch
 
         if torch.cuda.is_available():
@@ -78,6 +81,14 @@ def insertion_device(device: Device, prefer_gpu: bool = False) -> str:
         say("numba does not import here; torch does its work, several times slower.")
         return "torch"
     return "cpu"
+
+
+def _driver_found() -> bool:
+    """Whether there may be a GPU: without the device file of a driver there is none, and torch need not be asked."""
+    import sys
+
+    files = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # Linux; its Windows subsystem; AMD
+    return not sys.platform.startswith("linux") or any(Path(file).exists() for file in files)
 
 
 def check_diameter(diameter: float | None, particles: "Particles") -> None:

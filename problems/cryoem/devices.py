@@ -21,10 +21,10 @@ def warm_up(name: str) -> threading.Thread | None:
     """Start a GPU, which takes seconds, while something else is done; what fails here fails again where it matters.
 
     Returns:
-        The thread that does; None for a CPU.
+        The thread that does; None for a CPU, and for a GPU that has been started.
     """
     place = torch_device(name)
-    if place.type == "cpu":
+    if place.type == "cpu" or torch.cuda.is_initialized():
         return None
     thread = threading.Thread(target=_start, args=(place,), daemon=True)
     thread.start()

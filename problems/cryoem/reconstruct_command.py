@@ -114,12 +114,12 @@ def _settings(options: Options, particles: "Particles") -> "Settings":
         InputError: a diameter that makes no sense, a mask that does not fit, or a GPU that is not there.
     """
     from problems.cryoem.accumulation import Settings
-    from problems.cryoem.command_parts import check_diameter, insertion_device, read_mask_option
+    from problems.cryoem.command_parts import check_diameter, chosen_device, read_mask_option
 
     check_diameter(options.diameter, particles)
     return Settings(
         seed=options.seed,
-        device=insertion_device(options.device, prefer_gpu=options.solver == "stochastic"),
+        device=chosen_device(options.device, gpu_pays=options.solver == "stochastic"),
         use_ctf=options.ctf,
         diameter=options.diameter,
         normalize=options.normalize,

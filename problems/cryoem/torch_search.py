@@ -73,8 +73,9 @@ def search(
     tried = _Tried.sent(slices[:, : disc.within(radius)], grid, disc.phases(grid.shifts), place)
     log_likelihood = torch.empty(n, dtype=torch.float64, device=place)
     places = torch.empty((n, wanted.poses, 3), dtype=torch.int64, device=place)
-    # Real part, imaginary part, weight.
-    sums = [torch.zeros((count, points) if wanted.sums else (0, 0), device=place) for _ in range(3)]
+    # Real part, imaginary part, weight; of the chunks in double precision, as those of the compiled loops.
+    shape = (count, points) if wanted.sums else (0, 0)
+    sums = [torch.zeros(shape, dtype=torch.float64, device=place) for _ in range(3)]
 
     def work(part: slice) -> None:
         values, transfer = _send(images.values[part], place), _send(images.transfer[part], place)

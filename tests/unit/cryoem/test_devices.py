@@ -19,6 +19,9 @@ def test_only_a_gpu_is_warmed_up_and_one_that_is_not_there_does_not_matter_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert warm_up("cpu") is None and warm_up("torch") is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert warm_up("cuda") is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     failed: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", failed.append)
     thread = warm_up("cuda")
