@@ -62,10 +62,17 @@ def speaks_for_its_machine() -> bool:
     return leader() or os.environ.get("LOCAL_RANK") == "0"
 
 
-def share(count: int) -> slice:
-    """Which of `count` items are this process's: neighbors, the shares of all processes of nearly equal size."""
-    here, all_of_them = rank(), size()
-    return slice(count * here // all_of_them, count * (here + 1) // all_of_them)
+def share(count: int, block: int = 1) -> slice:
+    """Which of `count` items are this process's: neighbors, the shares of all processes of nearly equal size.
+
+    Args:
+        count: of items.
+        block: shares begin at multiples of it. Where items are worked on in blocks, or vectors of a processor, a result
+            may depend in its last bit on an item's place in its block; so it does not depend on the processes.
+    """
+    here, all_of_them, blocks = rank(), size(), -(-count // block)
+    first, last = (blocks * number // all_of_them * block for number in (here, here + 1))
+    return slice(min(first, count), min(last, count))
 
 
 def take_gpu() -> None:
@@ -106,7 +113,7 @@ def add(*arrays: Array) -> None:
 
 
 def gather(rows: slice, *arrays: "np.ndarray") -> None:
-    """Complete arrays in place of which each process has filled its own rows, `share(len(array))`; what it has in the
+    """Complete arrays in place of which each process has filled its own rows, its `share` of them; what it has in the
     others is ignored.
 
     Raises:

@@ -17,6 +17,7 @@ from sciml.errors import InputError
 
 HALF_FLOOR = 1e-3
 """Prior precision of the half maps as a fraction of the mean weight of the shell (RELION's stabilising floor)."""
+_TOGETHER = 16  # images that products and transforms work on together at most, a multiple
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,22 @@ def batches(
             yield part, images
 
 
+def own_images(count: int) -> slice:
+    """Which of `count` images, in the order of the file, this process reads."""
+    return distributed.share(count, _TOGETHER)
+
+
 def own_batches(
     particles: Particles, settings: Settings, rows: Int[np.ndarray, " some"] | None = None
 ) -> Iterator[tuple[slice, Float[np.ndarray, "batch n n"]]]:
-    """`batches` of the images that are this process's, `distributed.share`, where several share a run.
+    """`batches` of the images that are this process's, `own_images`, where several share a run.
 
     An unusable image is seen by one process only: loop over them in `distributed.together`.
     """
     if distributed.size() == 1:
         yield from batches(particles, settings, rows)
         return
-    mine = distributed.share(len(particles) if rows is None else len(rows))
+    mine = own_images(len(particles) if rows is None else len(rows))
     of_mine = np.arange(mine.start, mine.stop) if rows is None else rows[mine]
     for part, images in batches(particles, settings, of_mine):
         yield slice(mine.start + part.start, mine.start + part.stop), images

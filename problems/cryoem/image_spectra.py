@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from problems.cryoem import ctf, fourier
-from problems.cryoem.accumulation import Settings, own_batches, views_of
+from problems.cryoem.accumulation import Settings, own_batches, own_images, views_of
 from problems.cryoem.insertion import Views
 from problems.cryoem.noise import NoiseModel
 from problems.cryoem.particle_set import Particles
@@ -119,5 +119,5 @@ def image_spectra(
             values[part], transfer[part] = block.values, block.transfer
             if watch:
                 watch(part.stop)
-    distributed.gather(distributed.share(len(views)), values, transfer)
+    distributed.gather(own_images(len(views)), values, transfer)
     return ImageSpectra(disc, values, transfer)

@@ -33,7 +33,7 @@ from problems.cryoem import fourier, kernels, orientations, search_kernels
 from problems.cryoem.image_spectra import ImageSpectra
 from problems.cryoem.insertion import complete
 from problems.cryoem.masks import cosine_edge
-from problems.cryoem.pose_search import Found, Grid, Wanted, search
+from problems.cryoem.pose_search import Found, Grid, Wanted, search, together
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.search_plan import FRONTIER, Plan
 from problems.cryoem.symmetry import asymmetric_unit, point_group, symmetrize_sums
@@ -218,7 +218,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         axes, slices = self._slices(model, turn)
         grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
         flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
-        mine = distributed.share(len(images))
+        mine = distributed.share(len(images), together(len(flat), len(self.shifts)))
         found = search(images.take(mine), flat, grid, float(model.radius), wanted, device)
         return _of_all(found, mine, len(images)), axes, slices
 
@@ -279,12 +279,12 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         """Slices of every class added up in half grids of (real, imaginary, weight), for a box of a side."""
         padded, points = 2 * side, values.shape[-1]
         disc, grids = self.images.disc, []
-        for of_class, weight in zip(values.astype(np.complex64), weights, strict=True):
-            grid = np.zeros((padded, padded, padded // 2 + 1, 3), np.float32)
+        for of_class, weight in zip(values, weights, strict=True):
+            grid = np.zeros((padded, padded, padded // 2 + 1, 3))  # float64: see `Found`
             search_kernels.insert_slices(grid, axes, disc.kx[:points], disc.ky[:points], of_class, weight)
             grids.append(grid)
         distributed.add(*grids)
-        return [self.completed(grid) for grid in grids]
+        return [self.completed(grid.astype(np.float32)) for grid in grids]
 
     def completed(self, grid: np.ndarray) -> np.ndarray:
         """A half grid of summed slices with what lies beyond its edges, and as symmetric as the group; changes it."""

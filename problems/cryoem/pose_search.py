@@ -28,6 +28,7 @@ SPARSE = 0.08
 APART_DEG = 25.0
 """Least turn between two poses that are given for one image."""
 _COSINE = np.float32(np.cos(np.radians(APART_DEG)))
+_TOGETHER = 16  # images in a product at most: of a batch of 100, two processes are to have about half each
 _SCORES = 1 << 18  # scores per matrix product: both products of a chunk stay in a core's cache
 
 
@@ -36,7 +37,9 @@ class Found:
     """What a batch of images says.
 
     Attributes:
-        numerator: (orientations, points) complex64. denominator: (orientations, points) float32.
+        numerator: (orientations, points). denominator: likewise. Compiled loops add them up in double precision:
+            in the first steps of a search rounding grows from step to step until it decides how the molecule lies, and
+            the result would depend on how many processes share the images.
         log_likelihood: (images,) log of the mean likelihood over all poses of the grid, relative to an empty map.
         places: (images, poses, 3) the likeliest poses, best first: shift, orientation, and 1 for psi + 180 degrees.
         evaluated: scores computed.
@@ -111,6 +114,12 @@ def search(
     return torch_search.search(images, slices, grid, radius, wanted, device)
 
 
+def together(orientations: int, shifts: int) -> int:
+    """Images that are scored in one product, when there are so many orientations (of all references) and shifts. Every
+    image adds to the sums the same bits, whichever are searched with it, if it keeps its place in its product."""
+    return min(max(1, _SCORES // (orientations * shifts)), _TOGETHER)
+
+
 def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float, wanted: Wanted) -> Found:
     """`search` by compiled loops."""
     disc, count = images.disc, len(slices)
@@ -120,16 +129,15 @@ def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float,
     shifts = grid.shifts
     phases = disc.phases(shifts)
     found = Found(
-        numerator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.complex64),
-        denominator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.float32),
+        numerator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.complex128),
+        denominator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.float64),
         log_likelihood=np.empty(len(images)),
         places=np.empty((len(images), wanted.poses, 3), np.int64),
         evaluated=2 * count * len(shifts) * len(images),
     )
     squares = np.square(images.transfer)
-    norms = squares[:, :scored] @ power.T
     turns = np.ascontiguousarray(grid.rotations.reshape(-1, 9), np.float32)
-    step = max(1, _SCORES // (count * len(shifts)))
+    step = together(count, len(shifts))
     for start in range(0, len(images), step):
         part = slice(start, min(start + step, len(images)))
         weighted = images.values[part] * images.transfer[part]
@@ -137,7 +145,7 @@ def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float,
         flat = shifted.reshape(-1, len(disc))[:, :scored]
         a = np.dot(np.ascontiguousarray(np.real(flat)), real.T).reshape(-1, len(shifts), count)
         b = np.dot(np.ascontiguousarray(np.imag(flat)), imaginary.T).reshape(-1, len(shifts), count)
-        _collect(found, part, (a, b, norms[part], turns), shifted, squares[part])
+        _collect(found, part, (a, b, squares[part, :scored] @ power.T, turns), shifted, squares[part])
     found.log_likelihood[:] -= np.log(2.0 * count * len(shifts))
     return found
 
@@ -161,6 +169,7 @@ def _collect(found: Found, part: slice, scores: tuple, shifted: np.ndarray, squa
         count, points = plus.shape[2], shifted.shape[2]
         p, m = plus[dense].reshape(-1, count), minus[dense].reshape(-1, count)
         values = shifted[dense].reshape(-1, points)
-        found.numerator[:] += p.T @ np.ascontiguousarray(np.real(values))
-        found.numerator[:] += 1j * (m.T @ np.ascontiguousarray(np.imag(values)))
+        real, imaginary = np.real(found.numerator), np.imag(found.numerator)  # views
+        real += p.T @ np.ascontiguousarray(np.real(values))
+        imaginary += m.T @ np.ascontiguousarray(np.imag(values))
         found.denominator[:] += plus[dense].sum(1).T @ squares[dense]
