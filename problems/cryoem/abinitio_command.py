@@ -156,14 +156,16 @@ def _engine_options(options: Options, particles: "Particles") -> Any:
     """
     from problems.cryoem import start_map
     from problems.cryoem.accumulation import Settings
-    from problems.cryoem.command_parts import PAYS, chosen_device
+    from problems.cryoem.command_parts import PAYS, batch_mb, chosen_device
 
+    device = chosen_device(options.device, gpu_pays=len(particles) >= PAYS)
     settings = Settings(
         seed=options.seed,
-        device=chosen_device(options.device, gpu_pays=len(particles) >= PAYS),
+        device=device,
         use_ctf=options.ctf,
         diameter=options.diameter,
         normalize=options.normalize,
+        batch_mb=batch_mb(device),
     )
     return start_map.Options(
         seed=options.seed,

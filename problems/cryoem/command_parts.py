@@ -83,6 +83,14 @@ def chosen_device(device: Device, gpu_pays: bool = False) -> str:
     return "cpu"
 
 
+def batch_mb(device: str) -> float:
+    """Megabytes of images at a time where poses are searched: more on a GPU, whose steps take as long for a hundred
+    images as for thousands."""
+    from problems.cryoem.accumulation import Settings
+
+    return 128.0 if device == "cuda" else Settings.batch_mb
+
+
 def _driver_found() -> bool:
     """Whether there may be a GPU: without the device file of a driver there is none, and torch need not be asked."""
     import sys

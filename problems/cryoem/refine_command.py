@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 
-GPU_BATCH_MB = 256.0
-"""Of images at a time where a GPU polishes them, whose steps take as long for a hundred as for thousands."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -112,6 +109,7 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     from problems.cryoem.accumulation import Settings
     from problems.cryoem.command_parts import (
         PAYS,
+        batch_mb,
         check_diameter,
         check_number,
         chosen_device,
@@ -137,7 +135,7 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
         diameter=options.diameter,
         normalize=options.normalize,
         mask=read_mask_option(options.mask, particles.box),
-        batch_mb=GPU_BATCH_MB if device == "cuda" else Settings.batch_mb,
+        batch_mb=batch_mb(device),
     )
     start, note = read_reference(options.reference, particles.box, particles.pixel_size)
     if note:

@@ -40,10 +40,11 @@ def test_the_searches_are_told(
     monkeypatch.setattr(command_parts, "PAYS", fewest)
     star, truth, out = *(root / "data" / "particles" / name for name in ("particles.star", "truth.mrc")), Path("out")
     options = abinitio_command.Options(star, out, device=given)
-    assert abinitio_command._engine_options(options, abinitio_command._read(options)).settings.device == expected
-    settings = refine_command._read(refine_command.Options(star, truth, out, device=given))[2].settings
-    assert settings.device == expected
-    assert (settings.batch_mb > Settings.batch_mb) == (expected == "cuda")
+    abinitio = abinitio_command._engine_options(options, abinitio_command._read(options))
+    refine = refine_command._read(refine_command.Options(star, truth, out, device=given))[2]
+    for settings in (abinitio.settings, refine.settings):
+        assert settings.device == expected
+        assert (settings.batch_mb > Settings.batch_mb) == (expected == "cuda")
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

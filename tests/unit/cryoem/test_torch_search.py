@@ -73,15 +73,15 @@ def test_agrees_with_the_compiled_loops(power: float, least: float, most: float,
 
 
 @pytest.mark.parametrize("wanted", [Wanted(), Wanted(sums=False), Wanted(poses=3), Wanted(sums=False, poses=3)])
-@pytest.mark.parametrize("classes", [1, 3])
-def test_agrees_whatever_is_wanted(classes: int, wanted: Wanted, device: str) -> None:
-    images, slices = _case(30.0, classes)
+@pytest.mark.parametrize(("classes", "power"), [(1, 30.0), (3, 30.0), (1, 400.0)])
+def test_agrees_whatever_is_wanted(classes: int, power: float, wanted: Wanted, device: str) -> None:
+    images, slices = _case(power, classes)
     expected = search(images, slices, GRID, RADIUS, wanted)
     found = search(images, slices, GRID, RADIUS, wanted, device)
     _agree(found, expected)
     assert found.places.shape == (len(images), wanted.poses, 3)
     assert len(found.numerator) == (len(slices) if wanted.sums else 0)
-    if wanted.poses > 1:
+    if wanted.poses > 1 and power == 30.0:  # sharper ones have no second pose: it is the first again
         assert (found.places[:, 0] != found.places[:, 1]).any(1).mean() > 0.5
 
 

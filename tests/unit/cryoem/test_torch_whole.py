@@ -1,11 +1,12 @@
 """`abinitio` and `refine` as wholes with torch in place of the compiled loops: the same maps, in the same place."""
 
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from problems.cryoem import orientations, start_map
+from problems.cryoem import orientations, start_map, torch_search
 from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.fsc import fsc
 from problems.cryoem.image_spectra import image_spectra
@@ -54,8 +55,10 @@ def _agreement(first: np.ndarray, second: np.ndarray) -> float:
     return float(fsc(first * mask, second * mask)[: SHELL + 1].min())
 
 
-def test_one_gradient_its_loss_and_poses(particles: Particles, truth: np.ndarray, device: str) -> None:
-    """From the same map: two classes, a batch of some of the images."""
+def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the same map: two classes, some of the images taken for all. Draws are left to the compiled loops."""
+    calls, search = [], torch_search.search
+    monkeypatch.setattr(torch_search, "search", lambda *given: calls.append(given[-1]) or search(*given))
     settings, views, plan = Settings(), views_of(particles), Plan.fit(BOX)
     images = image_spectra(particles, measure_noise(particles, views.groups, settings), plan.stop + FRONTIER, settings)
     half = torch.from_numpy(orientations.random_turns(1, np.random.default_rng(3)))
@@ -68,6 +71,9 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, truth: np.ndarray
         terms, gradient = problem.gradient(model, batch)
         found.append((float(terms["data"]), gradient, problem.poses(model)))
         assert float(problem.loss(model, batch)["data"]) == pytest.approx(found[-1][0], rel=1e-5)
+    assert calls == [device] * 3
+    problem.gradient(model, replace(batch, whole=~batch.whole))
+    assert len(calls) == 3
     (loss, gradient, poses), (other_loss, other_gradient, other_poses) = found
     assert other_loss == pytest.approx(loss, rel=1e-4)
     assert float((other_gradient - gradient).norm()) < 1e-4 * float(gradient.norm())
