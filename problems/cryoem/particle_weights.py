@@ -152,13 +152,19 @@ def share_of_majority(
     return out
 
 
-def shrunk_contrast(poses: Poses) -> Float[np.ndarray, " n"]:
-    """Contrast of each image, drawn to the common one as far as its noise, 1 / (2 S), explains its deviation."""
-    good = poses.weights > 0.5
-    if not good.any():
-        return poses.scale
-    center = float(np.median(poses.scale[good]))
+def shrunk_contrast(poses: Poses, halves: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Contrast of each image, drawn to the common one of its half set as far as its noise, 1 / (2 S), explains its
+    deviation."""
+    out = poses.scale.copy()
     noise = 0.5 / np.maximum(poses.expected, 1e-3)
-    spread = (1.4826 * float(np.median(np.abs(poses.scale[good] - center)))) ** 2
-    own = max(spread - float(np.median(noise[good])), 0.0)
-    return np.where(good, 1.0 + (poses.scale / center - 1.0) * own / (own + noise), 1.0)
+    for half in np.unique(halves):
+        mine = halves == half
+        good = mine & (poses.weights > 0.5)
+        if not good.any():
+            continue
+        center = float(np.median(poses.scale[good]))
+        spread = (1.4826 * float(np.median(np.abs(poses.scale[good] - center)))) ** 2
+        own = max(spread - float(np.median(noise[good])), 0.0)
+        believed = 1.0 + (poses.scale / center - 1.0) * own / (own + noise)
+        out[mine] = np.where(good, believed, 1.0)[mine]
+    return out

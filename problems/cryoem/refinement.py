@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Float
 
 from problems.cryoem import fourier, kernels, orientations
-from problems.cryoem.accumulation import Settings, batches, measure_noise, positive, views_of
+from problems.cryoem.accumulation import Settings, batches, positive, views_of
 from problems.cryoem.fsc import fsc, last_shell_before
+from problems.cryoem.half_noise import kinds_of, measure_halves
 from problems.cryoem.image_spectra import Disc, whitened
 from problems.cryoem.insertion import complete
 from problems.cryoem.masks import soft_sphere
@@ -131,9 +132,10 @@ class Refinement:
                 f"the start map has {start.shape[0]} voxels along its side, the images {box}; resample it."
             )
         self.settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
-        self.views = views_of(particles, self.settings.use_ctf)
-        self.noise = measure_noise(particles, self.views.groups, self.settings)
         self.halves = particles.half_sets(options.seed)
+        views = views_of(particles, self.settings.use_ctf)
+        self.noise = measure_halves(particles, views.groups, self.halves, self.settings)
+        self.views = replace(views, groups=kinds_of(views.groups, self.halves))  # halves share no noise model
         self.poses = Poses.unknown(len(particles))
         extent = box * pixel_size
         fills = 0.84 if options.diameter is None else min(1.1 * options.diameter / extent, 0.84)
@@ -149,7 +151,7 @@ class Refinement:
         self.draw = np.random.default_rng([options.seed, 1])
         filtered = start * soft_sphere(box, self.mask_radius * box, 0.08 * box)
         filtered = fourier.resample(filtered, box, self.radius)
-        self.maps = [filtered, filtered]
+        self.maps, self.scales = [filtered, filtered], [1.0, 1.0]
         self.iterations: list[Iteration] = []
         self.jumps = 0
 
@@ -169,7 +171,8 @@ class Refinement:
                 watch(part.stop)
         self.jumps = plan.jumps
         self._weigh()
-        self.poses.scale[:] = shrunk_contrast(self.poses)
+        self.poses.scale[:] = shrunk_contrast(self.poses, self.halves)
+        self.noise = plan.residuals.noise_found()
         curve, resolution = self._solve(sums, side)
         turn = symmetric_distance(before.rotations, self.poses.rotations, self.group)
         move = np.hypot(*(before.offsets - self.poses.offsets).T)
@@ -197,20 +200,21 @@ class Refinement:
         return fourier.transform_padded(correct_gridding(volume, 2), 2 * side).astype(np.complex64)
 
     def scale_start(self) -> None:
-        """Bring the start map to the grey scale of the images, whose power above the noise is that of projections."""
-        side = self._side(self.radius)
-        disc = Disc(self.particles.box, self.radius)
-        which = sample_indices(self.views.groups)
-        images = whitened(self.particles.images(which), disc, self.noise, self.views.take(which))
-        grid = orientations.half_turn_grid(0)
-        slices = np.empty((len(grid), len(disc)), np.complex64)
-        axes = np.ascontiguousarray(2.0 * grid[:, :2], np.float32)
-        kernels.gather(self.spectrum(1, side), axes, disc.kx, disc.ky, slices)
-        ring = disc.shell > 0
-        signal = float((np.square(np.abs(images.values[:, ring])) - 1.0).sum())
-        power = np.square(images.transfer[:, ring]).sum(0) @ np.square(np.abs(slices[:, ring])).mean(0)
-        self.scale = float(np.sqrt(max(signal, 1e-4 * images.values[:, ring].size) / max(float(power), 1e-30)))
-        self.maps = [volume * np.float32(self.scale) for volume in self.maps]
+        """Bring the start map to the grey scale of the images of each half, whose power above the noise is that of
+        projections."""
+        side, disc = self._side(self.radius), Disc(self.particles.box, self.radius)
+        axes = np.ascontiguousarray(2.0 * orientations.half_turn_grid(0)[:, :2], np.float32)
+        slices, ring = np.empty((len(axes), len(disc)), np.complex64), disc.shell > 0
+        for half in (1, 2):
+            mine = np.flatnonzero(self.halves == half)
+            which = mine[sample_indices(self.views.groups[mine])]
+            images = whitened(self.particles.images(which), disc, self.noise, self.views.take(which))
+            kernels.gather(self.spectrum(half, side), axes, disc.kx, disc.ky, slices)
+            signal = float((np.square(np.abs(images.values[:, ring])) - 1.0).sum())
+            power = np.square(images.transfer[:, ring]).sum(0) @ np.square(np.abs(slices[:, ring])).mean(0)
+            least = 1e-4 * images.values[:, ring].size
+            self.scales[half - 1] = float(np.sqrt(max(signal, least) / max(float(power), 1e-30)))
+            self.maps[half - 1] = self.maps[half - 1] * np.float32(self.scales[half - 1])
 
     def _weigh(self) -> None:
         """Share of each image that is a particle, judged among those of its half set and optics group.
@@ -219,9 +223,8 @@ class Refinement:
         after the next pass: without memory, junk would be in and out by turns.
         """
         poses = self.poses
-        kinds = 2 * self.views.groups + self.halves - 1
         judged = share_of_something(poses.evidence, poses.expected)
-        judged *= share_of_majority(poses.contrast, poses.strength, kinds)
+        judged *= share_of_majority(poses.contrast, poses.strength, self.views.groups)
         poses.weights[:] = np.minimum(judged, poses.judged)
         poses.judged[:] = judged
 

@@ -1,6 +1,6 @@
 """What a refinement is between two iterations, written after each and read back: it goes on to the same bits."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def state_of(refinement: "Refinement") -> Kept:
-    """Poses, maps, counters, the record of the iterations and the state of the generator.
+    """Poses, maps, noise, counters, the record of the iterations and the state of the generator.
 
     Every plain number among the attributes is kept, so that none is forgotten when the refinement gets another.
     """
@@ -30,7 +30,7 @@ def state_of(refinement: "Refinement") -> Kept:
         "iterations": [_plain(record) for record in refinement.iterations],
         "images": len(refinement.particles),
     }
-    return Kept({**poses, **maps, **curves}, numbers)
+    return Kept({**poses, **maps, **curves, "noise.power": refinement.noise.power}, numbers)
 
 
 def _plain(record: Any) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def restore(refinement: "Refinement", kept: Kept) -> None:
             f"{refinement.particles.path} has {len(refinement.particles)} in {box}; use --overwrite to start anew."
         )
     refinement.poses = Poses(**{field.name: arrays[f"poses.{field.name}"] for field in fields(Poses)})
+    refinement.noise = replace(refinement.noise, power=arrays["noise.power"])
     refinement.maps = [arrays["map0"], arrays["map1"]]
     refinement.iterations = [
         Iteration(**record, fsc=arrays[f"fsc{record['number']}"]) for record in numbers["iterations"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from problems.cryoem import kernels, orientations, search_kernels
+from problems.cryoem.half_noise import Residuals
 from problems.cryoem.image_spectra import Disc, ImageSpectra, whitened
 from problems.cryoem.polish import Observed, Polished, PolishOptions, Reference, best_of, polish
 from problems.cryoem.pose_search import Grid, Wanted, search
@@ -30,6 +31,7 @@ class Pass:
         box = state.particles.box
         self.wide = Disc(box, min(state.reach(), box / 2))
         self.near = Disc(box, min(radius, box / 2))
+        self.residuals = Residuals(state.noise, self.wide)
         self.references = [Reference(state.spectrum(half, side), self.near) for half in (1, 2)]
         self.power = [self._mean_power(reference) for reference in self.references]
         self.search_radius = search_radius
@@ -102,15 +104,20 @@ class Pass:
         return polish(reference, observed, first.rotations, first.offsets, device=self.device)
 
     def _judge(self, half: int, rows: np.ndarray, found: Polished, spectra: ImageSpectra) -> None:
-        """Evidence of each pose: log likelihood against an empty map, its expectation, and the contrast."""
+        """Evidence of each pose: log likelihood against an empty map, its expectation; contrast; what is left."""
         near = len(self.near)
         power = np.square(np.abs(spectra.values[:, :near])).sum(1)
         evidence = power - 0.5 * found.misfit
         axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
         slices = np.empty((len(rows), near), np.complex64)
         kernels.gather(self.references[half - 1].spectrum, axes, self.near.kx, self.near.ky, slices)
-        expected = np.square(np.abs(slices) * spectra.transfer[:, :near]).sum(1)
+        slices *= spectra.transfer[:, :near]
+        expected = np.square(np.abs(slices)).sum(1)
+        left = np.square(np.abs(spectra.values))
+        slices *= self.near.phases(-found.offsets) * found.scale[:, None].astype(np.float32)
+        left[:, :near] = np.square(np.abs(spectra.values[:, :near] - slices))
         poses = self.state.poses
+        self.residuals.add(left, self.state.views.groups[rows], poses.weights[rows])
         poses.evidence[rows], poses.expected[rows] = evidence, expected
         # At scale a the evidence is 2 a <y, P> - a^2 S.
         product = 0.5 * (evidence + np.square(found.scale) * expected) / found.scale

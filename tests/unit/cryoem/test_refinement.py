@@ -111,8 +111,8 @@ def test_half_maps_agree_with_the_truth_as_far_as_they_say(
 
 @pytest.mark.parametrize("half", [1, 2])
 def test_halves_never_share(half: int, particles: Particles, truth: np.ndarray, tmp_path: Path) -> None:
-    """Other images in the other half, with the noise measured and the start map scaled alike: this half is what it was,
-    to the bit, over searches and polishing, as long as both compare images up to the same radius."""
+    """Other images in the other half: this half is what it was, to the bit, with its noise, the scale of its start map
+    and its contrasts, over searches and polishing, as long as both compare images up to the same radius."""
     other = np.flatnonzero(particles.half_sets() != half)
 
     def shuffle(stack: np.ndarray) -> np.ndarray:
@@ -121,25 +121,24 @@ def test_halves_never_share(half: int, particles: Particles, truth: np.ndarray, 
 
     changed = _changed(particles, tmp_path, shuffle)
     states = [Refinement(each, _start(truth), Options(searches=1)) for each in (particles, changed)]
-    states[1].noise = states[0].noise
-    states[0].scale_start()
-    for number in range(3):
+    mine = np.flatnonzero(states[0].halves == half)
+    kind = half - 1
+    for number in range(4):
         for state in states:
-            state.radius = states[0].radius
-            if number == 0:
-                state.maps = [volume.copy() for volume in states[0].maps]
-                state.scale_start = lambda: None
+            state.radius, state.jumps = states[0].radius, states[0].jumps
         for state in states:
             state.step()
-        mine = np.flatnonzero(states[0].halves == half)
-        for name in ("rotations", "offsets", "evidence", "expected", "weights"):
+        for name in ("rotations", "offsets", "evidence", "expected", "contrast", "scale", "weights"):
             first, second = (getattr(state.poses, name) for state in states)
             np.testing.assert_array_equal(first[mine], second[mine], err_msg=f"{name}, iteration {number}")
-            assert name == "weights" or not np.array_equal(first[other], second[other])
-        # What halves do share: the filter (their FSC), and the median contrast.
-        for state in states:
+            alike = name == "weights" or (name == "scale" and number == 0)
+            assert alike or not np.array_equal(first[other], second[other]), name
+        assert states[0].scales[kind] == states[1].scales[kind]
+        assert states[0].scales[1 - kind] != states[1].scales[1 - kind]
+        np.testing.assert_array_equal(states[0].noise.power[kind], states[1].noise.power[kind])
+        assert not np.array_equal(states[0].noise.power[1 - kind], states[1].noise.power[1 - kind])
+        for state in states:  # what halves do share: the filter, which is their FSC
             state.maps[half - 1] = states[0].maps[half - 1]
-            state.poses.scale[:] = states[0].poses.scale
 
 
 @pytest.mark.parametrize("half", [1, 2])
@@ -162,12 +161,8 @@ def test_the_sums_of_a_half_hold_its_images_alone(
         return solve(self, sums, side)
 
     monkeypatch.setattr(Refinement, "_solve", spy)
-    noise = Refinement(particles, _start(truth), Options()).noise
     for each in (particles, changed):
-        state = Refinement(each, _start(truth), Options())
-        state.noise = noise
-        state.scale_start = lambda: None
-        state.step()
+        Refinement(each, _start(truth), Options()).step()
     np.testing.assert_array_equal(kept[0][half - 1], kept[1][half - 1])
     assert not np.array_equal(kept[0][2 - half], kept[1][2 - half])
 
@@ -179,10 +174,10 @@ def test_evidence_is_the_log_likelihood_at_the_pose(particles: Particles, truth:
     state.scale_start = lambda: None
     state.maps[1] = 0.9 * state.maps[1]
     side = state._side(state.reach())
-    spectra = [state.spectrum(half, side) for half in (1, 2)]
+    spectra, noise = [state.spectrum(half, side) for half in (1, 2)], state.noise
     record = state.step()
     disc = Disc(BOX, record.radius)
-    seen = whitened(particles.images(), disc, state.noise, state.views)
+    seen = whitened(particles.images(), disc, noise, state.views)
     predicted = np.empty(seen.values.shape, np.complex64)
     for half in (1, 2):
         rows = np.flatnonzero(state.halves == half)
@@ -246,7 +241,8 @@ def test_the_grey_scale_of_the_start_map_does_not_matter(particles: Particles, t
 def test_scale_of_the_start_map_is_that_of_the_images(particles: Particles, truth: np.ndarray) -> None:
     state = Refinement(particles, 7.0 * _start(truth), Options())
     state.scale_start()
-    assert state.scale == pytest.approx(1.0 / 7.0, rel=0.25)
+    assert state.scales == pytest.approx([1.0 / 7.0, 1.0 / 7.0], rel=0.25)
+    assert state.scales[0] != state.scales[1]  # each from the images of its half
 
 
 def test_contrast_of_each_image_is_found(particles: Particles, truth: np.ndarray, tmp_path: Path) -> None:
@@ -320,6 +316,7 @@ def test_it_goes_on_from_its_state_to_the_same_bits(particles: Particles, truth:
     np.testing.assert_array_equal(again.fsc, record.fsc)
     np.testing.assert_array_equal(other.poses.rotations, whole.poses.rotations)
     np.testing.assert_array_equal(other.maps[0], whole.maps[0])
+    np.testing.assert_array_equal(other.noise.power, whole.noise.power)
     smaller = Refinement(particles.select(np.arange(50)), truth, Options())
     with pytest.raises(InputError, match="50"):
         restore(smaller, kept)
