@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from sciml import distributed
 from sciml.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def run(options: Options) -> int:
     with undone_if_refused(run_folder):
         stage = run_folder.stage("refine")
         refined = refine(particles, start, engine, lambda record: _say_iteration(particles, record), stage)
+    distributed.followers_leave()
     outcome = conclude_maps(particles, refined, engine)
     outputs = write(run_folder.path, outcome)
     draw(run_folder, outcome)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from problems.cryoem import fourier, kernels, orientations
-from problems.cryoem.accumulation import Settings, batches, positive, views_of
+from problems.cryoem.accumulation import Settings, own_batches, positive, views_of
 from problems.cryoem.fsc import fsc, last_shell_before
 from problems.cryoem.half_noise import kinds_of, measure_halves
 from problems.cryoem.image_spectra import Disc, whitened
@@ -33,6 +33,7 @@ from problems.cryoem.refined_poses import Poses, with_poses
 from problems.cryoem.refinement_checkpoint import Keeper
 from problems.cryoem.refinement_pass import Pass
 from problems.cryoem.symmetry import point_group, symmetric_distance, symmetrize_sums
+from sciml import distributed
 from sciml.errors import InputError
 from sciml.stage import Stage
 
@@ -165,10 +166,12 @@ class Refinement:
         sums = [np.zeros((2 * side, 2 * side, side + 1, 3), np.float32) for _ in (1, 2)]
         before = replace(self.poses, rotations=self.poses.rotations.copy(), offsets=self.poses.offsets.copy())
         plan = Pass(self, side, self.radius, min(self.radius, self.search_radius) if searched else None, number > 0)
-        for part, images in batches(self.particles, self.settings):
-            plan.run(part, images, sums)
-            if watch:
-                watch(part.stop)
+        with distributed.together():
+            for part, images in own_batches(self.particles, self.settings):
+                plan.run(part, images, sums)
+                if watch:
+                    watch(part.stop)
+        plan.bring_together(sums)
         self.jumps = plan.jumps
         self._weigh()
         self.poses.scale[:] = shrunk_contrast(self.poses, self.halves)

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from problems.cryoem import kernels, orientations, search_kernels
+from problems.cryoem.accumulation import own_images
 from problems.cryoem.half_noise import Residuals
 from problems.cryoem.image_spectra import Disc, ImageSpectra, whitened
 from problems.cryoem.polish import Observed, Polished, PolishOptions, Reference, best_of, polish
 from problems.cryoem.pose_search import Grid, Wanted, search
 from problems.cryoem.symmetry import asymmetric_unit, symmetric_distance
+from sciml import distributed
 
 if TYPE_CHECKING:
     from problems.cryoem.refinement import Refinement
@@ -56,6 +58,13 @@ class Pass:
             mine = state.halves[rows] == half
             if mine.any():
                 self._half(half, rows[mine], spectra.take(np.flatnonzero(mine)), sums[half - 1])
+
+    def bring_together(self, sums: list[np.ndarray]) -> None:
+        """Complete poses and sums where several processes have passed over a part of the images each."""
+        jumps = np.array([self.jumps])
+        distributed.add(*sums, jumps, self.residuals.power, self.residuals.points)
+        distributed.gather(own_images(len(self.state.particles)), *vars(self.state.poses).values())
+        self.jumps = int(jumps[0])
 
     def _half(self, half: int, rows: np.ndarray, spectra: ImageSpectra, sums: np.ndarray) -> None:
         state, poses = self.state, self.state.poses
