@@ -20,6 +20,7 @@ Normalize = Literal["auto", "yes", "no"]
 _SAMPLE = 1000  # images measured, spread over the set: .1 % of sampling error in a shell of 1000 points is enough
 _POOLED = 20.0  # a group's spectrum is drawn towards that of all groups as if by this many images
 _SPREAD = 0.1  # relative spread of noise levels beyond which images are brought to one scale
+_SIGNAL = 0.25  # signal over noise, in power, beyond which an image's level is that of its background alone
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Background:
         distance = np.hypot(axis[:, None], axis[None, :])
         rise = np.clip((distance - self.radius) / max(1.0, 0.05 * self.size), 0.0, 1.0)
         return (0.5 - 0.5 * np.cos(np.pi * rise)).astype(np.float32)
+
+    def sampling_error(self) -> float:
+        """Relative deviation of a noise level measured in the background of one image of white noise."""
+        square = np.square(self.window(), dtype=np.float64)
+        return float(np.sqrt(0.5 * np.square(square).sum()) / square.sum())
 
     def means(self, images: Float[np.ndarray, "batch n n"]) -> Float[np.ndarray, " batch"]:
         """Mean of each image's background."""
@@ -97,6 +103,7 @@ class NoiseModel:
         power: (groups, shells) E|F|^2 of the noise at a Fourier point of a prepared image; positive.
         reference: (groups, shells) noise power to which every image is scaled; None when images are left as they are.
         spread: relative spread of the images' own scales, which decided it.
+        by_background: whether the scale of an image is measured in its background, or in all of it, more precisely.
         note: in words, what was found wrong with the backgrounds; empty if nothing.
     """
 
@@ -105,6 +112,7 @@ class NoiseModel:
     reference: Float[np.ndarray, "groups shells"] | None
     spread: float
     note: str = ""
+    by_background: bool = False
 
     @property
     def weights(self) -> Float[np.ndarray, "groups shells"]:
@@ -117,24 +125,28 @@ class NoiseModel:
         """Images with background mean 0 and, if there is a `reference`, on its scale; the argument is changed."""
         images -= self.background.means(images)[:, None, None].astype(images.dtype)
         if self.reference is not None:
-            scales = noise_scales(images, self.reference[groups])
+            background = self.background if self.by_background else None
+            scales = noise_scales(images, self.reference[groups], background)
             images /= np.where(scales > 1e-6, scales, 1.0)[:, None, None].astype(images.dtype)
         return images
 
 
 def noise_scales(
-    images: Float[np.ndarray, "batch n n"], power: Float[np.ndarray, "batch shells"]
+    images: Float[np.ndarray, "batch n n"],
+    power: Float[np.ndarray, "batch shells"],
+    background: Background | None = None,
 ) -> Float[np.ndarray, " batch"]:
-    """Root mean square of each image's Fourier values over those that noise of this power would have.
+    """Root mean square of each image's Fourier values, or of its background's, over those that noise of this power
+    would have.
 
     The shells below an eighth of the box, where the signal is, stay out. All others count alike, so that colored noise
     is measured as well as white: a background deviation would hang on its few strongest frequencies.
     """
     size = images.shape[-1]
     first = size // 8
-    spectra = _shell_power(fourier.corner_transform(images), size)[:, first:]
+    spectra = _shell_power(fourier.corner_transform(images), size) if background is None else background.power(images)
     points = np.bincount(fourier.HalfPlane(size).shell, minlength=size // 2 + 1)[first:]
-    return np.sqrt((spectra / power[:, first:]) @ (points / points.sum()))
+    return np.sqrt((spectra[:, first:] / power[:, first:]) @ (points / points.sum()))
 
 
 def sample_indices(groups: Int[np.ndarray, " particles"], count: int = _SAMPLE) -> Int[np.ndarray, " some"]:
@@ -174,16 +186,24 @@ def measure(
         note = "images have no noise outside the particle (masked?): their whole power is taken for noise."
     power = _per_group(spectra, groups, count)
     scales = noise_scales(images, power[groups])
+    # Where the signal shows in these shells, the power of an image is that of its contrast as well.
+    by_background = not blank.any() and float(np.median(np.square(scales))) > 1.0 + _SIGNAL
+    if by_background:
+        scales = noise_scales(images, power[groups], background)
     middle = np.array([np.median(scales[groups == group]) for group in range(count)])
     relative = scales / middle[groups]
     spread = float(1.4826 * np.median(np.abs(relative - 1.0)))
-    # Where the signal dominates (clean simulations) an image's power is no measure of its gain.
-    noisy = float(np.median(spectra.mean(1) / background.size**2 / np.maximum(whole, 1e-30))) > 0.25
+    if by_background:
+        spread = float(np.sqrt(max(spread**2 - background.sampling_error() ** 2, 0.0)))
+    # Where next to nothing is noise (clean simulations) the background holds the signal's tails.
+    noisy = float(np.median(spectra.mean(1) / background.size**2 / np.maximum(whole, 1e-30))) > (
+        0.05 if by_background else 0.25
+    )
     if not (normalize == "yes" or (normalize == "auto" and spread > _SPREAD and noisy)):
-        return NoiseModel(background, power, None, spread, note)
+        return NoiseModel(background, power, None, spread, note, by_background)
     reference = power * middle[:, None] ** 2
     power = _per_group(spectra / np.square(relative)[:, None], groups, count)
-    return NoiseModel(background, power, reference, spread, note)
+    return NoiseModel(background, power, reference, spread, note, by_background)
 
 
 def _per_group(spectra: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:

@@ -104,6 +104,33 @@ def test_a_clean_simulation_is_not_rescaled() -> None:
     assert measure(images, _one_group(100), Background.outside(SIZE)).reference is None
 
 
+def test_contrast_is_no_level() -> None:
+    """Bright particles of different contrast in noise of one level stay as they are; the same images times gains are
+    brought to one level, of the noise and not of the image."""
+    draw, count = np.random.default_rng(6), 200
+    fine = _gaussian(9.0) * draw.normal(size=(SIZE, SIZE)).astype(np.float32)  # signal in all shells
+    gain = draw.uniform(0.7, 1.4, (count, 1, 1)).astype(np.float32)
+    images, groups, outside = 5.0 * gain * fine + _noise(count), _one_group(count), Background.outside(SIZE)
+    model = measure(images, groups, outside)
+    assert np.square(images).mean() > 2.0
+    assert model.reference is None and model.by_background
+    assert model.spread < 0.03
+    level = draw.uniform(0.5, 2.0, count).astype(np.float32)
+    model = measure(images * level[:, None, None], groups, outside)
+    assert model.reference is not None
+    prepared = model.prepare(images * level[:, None, None], groups)
+    contrast = np.einsum("nij,ij->n", prepared, fine)
+    assert np.corrcoef(contrast, gain.ravel())[0, 1] > 0.95
+    assert abs(np.corrcoef(contrast, level)[0, 1]) < 0.2
+
+
+def test_sampling_error_of_a_background() -> None:
+    outside = Background.outside(SIZE)
+    level = noise_scales(_noise(2000), np.full((2000, SIZE // 2 + 1), float(SIZE**2)), outside)
+    assert level.mean() == pytest.approx(1.0, abs=0.01)
+    assert level.std() / level.mean() == pytest.approx(outside.sampling_error(), rel=0.2)
+
+
 def test_masked_images_fall_back_on_their_whole_power_and_say_so() -> None:
     images = _noise(200) * (1 - Background.outside(SIZE).window() > 0.999)
     model = measure(images.astype(np.float32), _one_group(200), Background.outside(SIZE))
