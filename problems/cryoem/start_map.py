@@ -38,6 +38,9 @@ AHEAD = 6
 HELD_OUT = 200
 STEPS = 200
 """Of the stochastic phase at most."""
+SPAN, RISE = 8, 0.05
+"""The phase goes on while the mean log likelihood of so many steps exceeds that of as many before by more than this
+share of it: faint images go on rising long after resolution has come to rest."""
 MOST = 10_000
 """Images that take part; a start map needs no more. The others are read, and given poses, at the end."""
 
@@ -119,8 +122,9 @@ class AbInitio(Marginal):
 
 
 class ResolutionSwitch(AutoSwitch):
-    """Hand over to all images when the map predicts no further shell: the scored radius is at its limit, or has rested
-    while `rest` images went by, the share of signal beyond it below `PREDICTED`."""
+    """Hand over to all images when the map predicts no further shell (the scored radius is at its limit, or has rested
+    while `rest` images went by, the share of signal beyond it below `PREDICTED`) and the likelihood has come to rest,
+    too (`RISE`)."""
 
     def __init__(
         self, problem: AbInitio, model: MarginalDensity, rest: int = 2 * HALF_LIFE, look: Look | None = None
@@ -140,15 +144,25 @@ class ResolutionSwitch(AutoSwitch):
         rested = int(self._model.predicted[-1])
         if rested < self.rest or (radius < self._problem.plan.stop and (rho is None or rho >= PREDICTED)):
             return None
+        rise = self._rise()
+        if rise is None or rise > RISE:
+            return None
         snr = "unknown" if noise is None or noise.snr is None else f"{noise.snr:.2g}"
         ahead = "unknown" if rho is None else f"{rho:.2f}"
         reason = (
             f"the scored radius has stayed at {radius:g} Fourier pixels ({self._problem.extent / radius:.3g} Angstrom) "
             f"for {rested} images (limit {self._problem.plan.stop:g}; signal beyond it {ahead}, {PREDICTED} would "
-            f"raise it); the SNR of the gradient is {snr}"
+            f"raise it); the log likelihood rose by {rise:.1%} in {SPAN} steps; the SNR of the gradient is {snr}"
         )
         _show(self._look, "hand-over to all images", self._problem, self._model)
-        return Decision(reason, {"radius": radius, "predicted": rho, "rested": rested})
+        return Decision(reason, {"radius": radius, "predicted": rho, "rested": rested, "rise": rise})
+
+    def _rise(self) -> float | None:
+        """Of the log likelihood in the latest steps, as a share of it; None before there are enough."""
+        if len(self.losses) < 2 * SPAN:
+            return None
+        before, now = (float(np.mean(part)) for part in (self.losses[-2 * SPAN : -SPAN], self.losses[-SPAN:]))
+        return (before - now) / max(abs(now), 1e-30)
 
     def state(self) -> dict[str, Any]:
         """Everything but problem and model."""

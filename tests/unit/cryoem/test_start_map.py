@@ -10,7 +10,7 @@ from problems.cryoem import fourier, start_map
 from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.final_poses import Block, FinalPoses
 from problems.cryoem.fsc import fsc
-from problems.cryoem.image_spectra import image_spectra
+from problems.cryoem.image_spectra import Disc, ImageSpectra, image_spectra
 from problems.cryoem.marginal import Marginal, MarginalDensity, Poses
 from problems.cryoem.masks import soft_sphere
 from problems.cryoem.mrc import read_volume
@@ -74,3 +74,21 @@ def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles
     assert fsc(other, placed)[6:16].max() < 0.5
     error = pose_error(poses.rotations, poses.offsets, found.rotations, found.offsets)
     assert np.median(error.angles_deg) < 4.0
+
+
+@pytest.mark.parametrize(("fall", "over"), [(0.02, False), (0.0, True)])
+def test_the_hand_over_waits_for_the_likelihood(particles: Particles, fall: float, over: bool) -> None:
+    """Resolution alone at rest does not end the stochastic phase while images still gain in likelihood."""
+    options = start_map.Options()
+    images = ImageSpectra(Disc(particles.box, 14.0), np.zeros((4, 0), np.complex64), np.zeros((4, 0), np.float32))
+    problem = start_map.AbInitio(particles, images, Plan.fit(particles.box), options)
+    model = MarginalDensity(problem.plan, problem.blob(1, np.random.default_rng(0)))
+    model.radius.fill_(problem.plan.stop)
+    model.predicted[-1] = 1e4
+    switch = start_map.ResolutionSwitch(problem, model)
+    for step in range(2 * start_map.SPAN):
+        assert switch.decide(step, None) is None  # too few steps to say
+        switch.observe(0.1, -10.0 * (1.0 + fall * step))
+    decision = switch.decide(2 * start_map.SPAN, None)
+    assert (decision is not None) == over
+    assert decision is None or "rose by 0.0%" in decision.reason
