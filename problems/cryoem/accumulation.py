@@ -161,7 +161,8 @@ def accumulate(
 ) -> Accumulated:
     """One pass over the images: insert every one into the sums of its half set.
 
-    The two half sets run in two threads where there are two cores; the result does not depend on it.
+    The two half sets run in two threads where there are two cores; the result does not depend on it. Several processes
+    that share a run pass over a part of the images each, and all have the whole result.
 
     Args:
         particles: with poses.
@@ -180,8 +181,8 @@ def accumulate(
     views = views_of(particles, settings.use_ctf)
     noise = measure_noise(particles, views.groups, settings)
     first, second = (FourierSums(particles.box, noise.weights, device=settings.device) for _ in (1, 2))
-    with ThreadPoolExecutor(2) as threads:
-        for part, images in batches(particles, settings):
+    with ThreadPoolExecutor(2) as threads, distributed.together():
+        for part, images in own_batches(particles, settings):
             prepared = noise.prepare(images, views.groups[part])
             of_part, here = halves[part], views.take(part)
 
@@ -194,6 +195,9 @@ def accumulate(
             list((threads.map if settings.device == "cpu" else map)(add, (1, 2)))
             if watch:
                 watch(part.stop)
+    counts = np.array([first.images, second.images])
+    distributed.add(first.grid, second.grid, counts)
+    first.images, second.images = counts.tolist()
     first.finish()
     second.finish()
     return Accumulated(particles.box, particles.pixel_size, halves, noise, (first, second))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sciml import distributed
 from sciml.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def chosen_device(device: Device, gpu_pays: bool = False) -> str:
         import torch
 
         if torch.cuda.is_available():
+            distributed.take_gpu()
             return "cuda"
         if device == "cuda":
             raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto.")

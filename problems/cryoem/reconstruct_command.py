@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from sciml import distributed
+
 if TYPE_CHECKING:
     from problems.cryoem.accumulation import Accumulated, Settings
     from problems.cryoem.particle_set import Particles
@@ -79,7 +81,10 @@ def run(options: Options) -> int:
         accumulated = accumulate(particles, settings, watch)
     _say_noise(accumulated)
     run_folder = run_folder or Run.create(options.out, **make)
+    if options.solver == "direct":
+        distributed.followers_leave()
     result, extra = _solve(options, particles, settings, accumulated, run_folder)
+    distributed.followers_leave()
     spread = uncertainty(result)
     outputs = write_outputs(run_folder.path, particles, result, spread)
     _draw(run_folder, particles, result, spread)

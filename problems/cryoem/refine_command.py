@@ -90,8 +90,8 @@ def run(options: Options) -> int:
     with undone_if_refused(run_folder):
         stage = run_folder.stage("refine")
         refined = refine(particles, start, engine, lambda record: _say_iteration(particles, record), stage)
-    distributed.followers_leave()
     outcome = conclude_maps(particles, refined, engine)
+    distributed.followers_leave()
     outputs = write(run_folder.path, outcome)
     draw(run_folder, outcome)
     findings = _findings(options, outcome)
