@@ -151,6 +151,8 @@ class _Loop:
                 self._end_phase(Ending("CONVERGED", reached, {}), last=True)
             elif ending is not None:
                 self._end_phase(ending)
+            elif (spent := self.budget.spent(0.0, self.evaluations)) is not None:
+                self._end_phase(Ending("MAX_STEPS", spent, {}), last=True)
             else:
                 self._look_around(interrupts)
             self._show(progress)

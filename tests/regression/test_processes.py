@@ -170,6 +170,7 @@ def test_a_differential_equation(tmp_path: Path) -> None:
     alone = json.loads((one / "summary.json").read_text())
     assert said["relative_l2"] < 1e-2 and alone["relative_l2"] < 1e-2
     assert said["switch"][0]["loss"] == pytest.approx(alone["switch"][0]["loss"], rel=1e-9)
+    assert said["evaluations"] == alone["evaluations"]
     steps = [
         [r["step"] for r in read_metrics(folder / "stages/solve/metrics.jsonl") if r["phase"] == "Adam" and "lr" in r]
         for folder in (one, two)

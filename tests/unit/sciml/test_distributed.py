@@ -57,21 +57,35 @@ def test_shares_are_all_items_in_order_and_nearly_equal(monkeypatch, count, size
     assert max(lengths) - min(lengths) <= 1
 
 
+@pytest.mark.parametrize("count", [0, 5, 16, 17, 1001])
+def test_shares_in_blocks_begin_where_blocks_do(monkeypatch, count):
+    shares = []
+    for rank in range(3):
+        as_if(monkeypatch, rank, 3)
+        shares.append(distributed.share(count, 16))
+    assert np.array_equal(np.concatenate([np.arange(count)[share] for share in shares]), np.arange(count))
+    assert all(share.start % 16 == 0 or share.start == count for share in shares)
+    lengths = [-(-len(np.arange(count)[share]) // 16) for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
 @pytest.mark.parametrize("rows", [7, 12, 2])
 def test_parts_of_a_batch_weighted_by_their_shares_are_the_whole(rows):
     values = torch.randn(rows, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    shared = [batches.share((values, values[:, 0]), index, 3) for index in range(3)]
+    shared = [found for index in range(3) if (found := batches.share((values, values[:, 0]), index, 3)) is not None]
     if rows < 3:
-        assert shared == [None] * 3
+        assert not shared
         return
-    mean = sum(weight * part[0].mean(0) for part, weight in shared)
+    mean = torch.stack([weight * part[0].mean(0) for part, weight in shared]).sum(0)
     assert torch.allclose(mean, values.mean(0), rtol=1e-14)
     assert sum(len(part[1]) for part, _ in shared) == rows
 
 
 def test_a_batch_with_tensors_of_unlike_lengths_is_shared_only_evenly():
     assert batches.share((torch.zeros(12), torch.zeros(4)), 0, 3) is None
-    part, weight = batches.share((torch.zeros(12), torch.arange(6)), 1, 3)
+    found = batches.share((torch.zeros(12), torch.arange(6)), 1, 3)
+    assert found is not None
+    part, weight = found
     assert part[0].shape == (4,) and part[1].tolist() == [2, 3] and weight == 1 / 3
     assert batches.share((torch.zeros(12), torch.tensor(1.0)), 0, 3) is None
 
@@ -376,12 +390,14 @@ def test_sharing_is_by_the_size_of_the_batch(monkeypatch):
 
     class Any(sciml.Problem):
         def sample(self, size, generator):
-            return torch.zeros(size)
+            return torch.zeros(size or 1)
 
     problem, batch = Any(), torch.zeros(100)
     unknowns = gradients.WORTH_SHARING // 100
     assert gradients._part(problem, batch, unknowns) is None
-    part, weight = gradients._part(problem, batch, unknowns + 1)
+    found = gradients._part(problem, batch, unknowns + 1)
+    assert found is not None
+    part, weight = found
     assert len(part) == 50 and weight == 0.5
     problem.divides = True
     assert gradients._part(problem, batch, 1) is not None
