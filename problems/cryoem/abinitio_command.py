@@ -58,7 +58,7 @@ class Options:
     seed: int = 0
     """Of the starts, batches and grids of orientations."""
     device: Device = "auto"
-    """Where all images are searched and polished (draws of some are left to the CPU, which gives the same map); auto: a
+    """Where images are searched and polished (small draws are left to the CPU, so that the map is the same); auto: a
     GPU if there is one and 1,000 images or more, else the CPU."""
     overwrite: bool = False
     """Discard an earlier run in the folder."""

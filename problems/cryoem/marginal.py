@@ -47,6 +47,8 @@ GROWTH = 0.25
 """Fourier pixels by which the scored radius grows at a time; twice that while the map predicts more than half."""
 PRIOR = 0.1
 """Prior precision as a share of the mean weight of its shell."""
+LARGE = 256
+"""Images of a draw from which a GPU searches them."""
 HALF_LIFE = 200
 """Images after which half of the weight in the preconditioner is of newer ones."""
 
@@ -117,7 +119,8 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
 
     Attributes:
         size: number of images.
-        device: where the whole set is searched and polished: "cpu" (compiled loops), "torch" (on the CPU) or "cuda".
+        device: where the whole set, and large draws, are searched, and all is polished: "cpu" (compiled loops), "torch"
+            (on the CPU) or "cuda".
     """
 
     size: int
@@ -202,9 +205,9 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         images = self.images.up_to(float(model.radius) + FRONTIER)
         if len(batch.rows) < self.size:  # else all of them in order, which need no copy
             images = images.take(batch.rows.numpy())
-        # In the first steps from a blob differences grow several times a step, until those of rounding decide how a map
-        # is turned, and its hand. So the draws are left to the compiled loops: a GPU and a CPU find the same map.
-        device = self.device if bool(batch.whole[0]) else "cpu"
+        # In the first steps from a blob, on small draws, differences grow several times a step, until those of rounding
+        # decide how a map is turned, and its hand. Left to the compiled loops, a GPU and a CPU find the same map.
+        device = self.device if bool(batch.whole[0]) or len(batch.rows) >= LARGE else "cpu"
         return self._search(model, batch.turn[0].numpy(), images, gather, device)
 
     def _search(

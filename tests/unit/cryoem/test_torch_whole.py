@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from problems.cryoem import orientations, start_map, torch_search
+from problems.cryoem import marginal, orientations, start_map, torch_search
 from problems.cryoem.accumulation import Settings, measure_noise, views_of
 from problems.cryoem.fsc import fsc
 from problems.cryoem.image_spectra import image_spectra
@@ -56,7 +56,7 @@ def _agreement(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the same map: two classes, some of the images taken for all. Draws are left to the compiled loops."""
+    """From the same map: two classes, some of the images taken for all. Small draws are left to the compiled loops."""
     calls, search = [], torch_search.search
     monkeypatch.setattr(torch_search, "search", lambda *given: calls.append(given[-1]) or search(*given))
     settings, views, plan = Settings(), views_of(particles), Plan.fit(BOX)
@@ -74,6 +74,9 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monk
     assert calls == [device] * 3
     problem.gradient(model, replace(batch, whole=~batch.whole))
     assert len(calls) == 3
+    monkeypatch.setattr(marginal, "LARGE", 60)
+    problem.gradient(model, replace(batch, whole=~batch.whole))
+    assert len(calls) == 4
     (loss, gradient, poses), (other_loss, other_gradient, other_poses) = found
     assert other_loss == pytest.approx(loss, rel=1e-4)
     assert float((other_gradient - gradient).norm()) < 1e-4 * float(gradient.norm())
@@ -85,7 +88,7 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monk
 
 @pytest.mark.slow
 def test_a_start_map_from_nothing(particles: Particles, device: str) -> None:
-    """The draws, whose course rounding would decide, are left to the compiled loops."""
+    """Small draws, whose course rounding would decide, are left to the compiled loops."""
     first, second = (
         start_map.abinitio(particles, start_map.Options(starts=1, settings=Settings(device=where)))
         for where in ("cpu", device)
