@@ -11,6 +11,7 @@ import torch
 from problems.cryoem import abinitio_command, command_parts, refine_command
 from problems.cryoem.accumulation import Settings
 from problems.cryoem.command_parts import PAYS, chosen_device
+from sciml.cli import main
 from sciml.errors import InputError
 
 
@@ -63,3 +64,15 @@ def test_torch_is_not_asked_where_no_driver_is() -> None:
         "assert parts.chosen_device('auto', gpu_pays=True) == 'cpu'; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("words", [["abinitio"], ["refine", "--reference", "truth.mrc"]])
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(
+    words: list[str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(root / "data" / "particles")
+    out = tmp_path / "out"
+    assert main(["cryoem", words[0], "particles.star", *words[1:], "--out", str(out), "--device", "cuda"]) == 2
+    assert "--device cuda: torch finds no GPU here" in capsys.readouterr().err
+    assert not out.exists()
