@@ -20,6 +20,8 @@ class Poses:
         contrast: of each image with the map's projection, as it was found. strength: root of the power of that
             projection over the mean of all views. scale: what of the contrast is believed, with which the image is
             inserted. covariance: of the pose.
+        defocus: to be added to that of the file, Angstrom. defocus_deviation: its posterior deviation; 0 where it was
+            not refined.
     """
 
     rotations: Float[np.ndarray, "n 3 3"]
@@ -32,15 +34,18 @@ class Poses:
     strength: Float[np.ndarray, " n"]
     scale: Float[np.ndarray, " n"]
     covariance: Float[np.ndarray, "n 5 5"]
+    defocus: Float[np.ndarray, " n"]
+    defocus_deviation: Float[np.ndarray, " n"]
 
     @classmethod
     def unknown(cls, count: int) -> "Poses":
         """Of images not looked at."""
-        zeros, ones = np.zeros((4, count)), np.ones((5, count))
+        zeros, ones = np.zeros((6, count)), np.ones((5, count))
         eyes = [np.tile(np.eye(size), (count, 1, 1)) for size in (3, 5)]
         return cls(
             rotations=eyes[0], offsets=zeros[:2].T.copy(), weights=ones[0], judged=ones[1], evidence=zeros[2],
             expected=zeros[3], contrast=ones[2], strength=ones[3], scale=ones[4], covariance=eyes[1],
+            defocus=zeros[4], defocus_deviation=zeros[5],
         )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from problems.cryoem.prior import shrink_fsc
 from problems.cryoem.projection import correct_gridding
 from problems.cryoem.refined_poses import Poses, with_poses
 from problems.cryoem.refinement_checkpoint import Keeper
+from problems.cryoem.refinement_focus import Focus, with_defocus
 from problems.cryoem.refinement_pass import Pass
 from problems.cryoem.symmetry import point_group, symmetric_distance, symmetrize_sums
 from sciml import distributed
@@ -60,6 +61,7 @@ class Options:
         symmetry: point group; the start map must have its axes where RELION has them.
         searches: iterations that search the whole grid.
         iterations: at most.
+        defocus: whether to refine that of every particle, once the resolution tells it.
         settings: how images are read.
     """
 
@@ -69,6 +71,7 @@ class Options:
     symmetry: str = "C1"
     searches: int = 2
     iterations: int = 15
+    defocus: bool = False
     settings: Settings = field(default_factory=Settings)
 
 
@@ -80,7 +83,7 @@ class Iteration:
         radius: Fourier pixels up to which poses were compared. searched: whether on the whole grid.
         resolution: Angstrom, FSC 0.143 of the halves in the mask. fsc: that curve.
         turn_deg, move: median change of poses (degrees, pixels). junk: images with a weight below a half.
-        evaluated: poses scored, as a share of an exhaustive search at the final accuracy.
+        log_likelihood: mean of the images. refocused: whether the defocus of particles was refined.
     """
 
     number: int
@@ -92,6 +95,7 @@ class Iteration:
     move: float
     junk: int
     log_likelihood: float
+    refocused: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,10 @@ class Refinement:
         filtered = fourier.resample(filtered, box, self.radius)
         self.maps, self.scales = [filtered, filtered], [1.0, 1.0]
         self.iterations: list[Iteration] = []
-        self.jumps = 0
+        self.jumps, self.focusing = 0, False
+        if options.defocus and not self.settings.use_ctf:
+            raise InputError("without a CTF there is no defocus to refine: leave out --defocus, or --no-ctf.")
+        self.focus = Focus(particles, self.views.ctf) if options.defocus else None
 
     def step(self, watch: Callable[[int], None] | None = None) -> Iteration:
         """One iteration."""
@@ -162,6 +169,9 @@ class Refinement:
         searched = number < self.options.searches or self.jumps > JUMPS * len(self.particles)
         if number == 0:
             self.scale_start()
+        if self.focus is not None:
+            self.focusing = number > 0 and not searched and self.focus.can_tell(self.iterations[-1].resolution)
+            self.views = replace(self.views, ctf=self.focus.begin(self.poses, self.halves))
         side = self._side(self.reach())
         sums = [np.zeros((2 * side, 2 * side, side + 1, 3), np.float32) for _ in (1, 2)]
         before = replace(self.poses, rotations=self.poses.rotations.copy(), offsets=self.poses.offsets.copy())
@@ -181,7 +191,7 @@ class Refinement:
         move = np.hypot(*(before.offsets - self.poses.offsets).T)
         record = Iteration(
             number, self.radius, searched, resolution, curve, float(np.median(turn)), float(np.median(move)),
-            int((self.poses.weights < 0.5).sum()), float(self.poses.evidence.mean()),
+            int((self.poses.weights < 0.5).sum()), float(self.poses.evidence.mean()), self.focusing,
         )  # fmt: skip
         self.iterations.append(record)
         shell = self.particles.box * self.particles.pixel_size / resolution
@@ -287,14 +297,19 @@ def refine(
         keeper.write(state)
         if watch:
             watch(record)
-    posed = with_poses(particles, state.poses, state.halves)
+    state.poses.defocus[state.poses.weights < 0.5] = 0.0
+    posed = with_defocus(with_poses(particles, state.poses, state.halves), state.poses.defocus)
     return Refined(posed, state.poses, state.iterations, converged)
 
 
 def settled(iterations: list[Iteration]) -> bool:
-    """Whether a refinement has come to rest: two iterations without gain in resolution, and poses that hardly move."""
-    best, since = np.inf, 0
+    """Whether a refinement has come to rest: two iterations without gain in resolution, and poses that hardly move.
+
+    The first iteration that refines defocus is a new beginning: only the next uses it.
+    """
+    best, since, focused = np.inf, 0, False
     for record in iterations:
-        since = 0 if record.resolution < 0.995 * best else since + 1
+        since = 0 if record.resolution < 0.995 * best or record.refocused > focused else since + 1
+        focused = record.refocused
         best = min(best, record.resolution)
     return since >= 2 and not iterations[-1].searched and iterations[-1].turn_deg < REST_DEG

@@ -94,6 +94,10 @@ class Pass:
             found.covariance,
         )
         self._judge(half, rows, found, spectra)
+        if state.focusing and state.focus is not None:
+            poses.defocus[rows], poses.defocus_deviation[rows] = state.focus.refine(
+                reference, observed, found, rows, half
+            )
         # With the scales of the iteration before, which are about 1: the new ones also undo the filter of the map, and
         # would take its amplitude away, more with each iteration.
         self._insert(rows, found, spectra, sums)
