@@ -87,6 +87,7 @@ def run(options: "DemoOptions") -> int:
     for number, part in enumerate(todo, 1):
         cli.say(f"[{number}/{len(todo)}] {part.title} ...")
         code, seconds = _serve(part, options)
+        distributed.barrier()  # its files are there: the next part may read them
         row = _row(part, options.out / part.name, code, seconds)
         code = cli.DONE if _good_enough(row) else code
         cli.say(f"      {_outcome(row)}")

@@ -356,6 +356,30 @@ def test_a_killed_run_goes_on_in_all_processes_to_the_same_parameters(tmp_path):
     assert steps == list(range(200))  # each once, though two processes took it
 
 
+SILENT = """
+import sys, time
+import numpy as np
+from sciml import distributed
+distributed.TIMEOUT = 3.0
+distributed.add(np.ones(3))
+if distributed.rank() == 1:
+    time.sleep(60)
+began = time.monotonic()
+try:
+    distributed.add(np.ones(3))
+except distributed.RankError as error:
+    print(time.monotonic() - began, error, flush=True)
+    sys.exit(7)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_is_not_waited_for_without_end(tmp_path):
+    code, output, errors = finished(torchrun(script(tmp_path, SILENT)))
+    assert code == 1 and "did not answer for 3 s" in output, errors
+    assert 2 < float(output.split()[0]) < 20
+
+
 @pytest.mark.slow
 def test_the_end_of_one_process_is_told_by_the_others_at_once(tmp_path):
     process = torchrun(script(tmp_path, LONG), tmp_path, "1000000")
