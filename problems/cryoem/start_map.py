@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 
 import sciml
 from problems.cryoem import fourier, orientations
@@ -169,6 +170,7 @@ class ResolutionSwitch(AutoSwitch):
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
+@threadpool_limits.wrap(limits=1)  # products are small: a BLAS's threads would wait for each other longer than work
 def abinitio(
     particles: Particles,
     options: Options | None = None,
