@@ -127,6 +127,8 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     point_group(options.symmetry)
     if options.iterations < 1:
         raise InputError(f"--iterations {options.iterations}: give at least 1.")
+    if options.defocus and not options.ctf:
+        raise InputError("--defocus: without a CTF (--no-ctf) there is none; leave out one of the two.")
     needs: list[Need] = ["ctf", "halves"] if options.ctf else ["halves"]
     particles = read_particles(options.particles, options.datadir, options.mode0, needs)
     check_number(particles)

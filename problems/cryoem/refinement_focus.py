@@ -71,8 +71,8 @@ def with_defocus(particles: Particles, offset: Float[np.ndarray, " n"]) -> Parti
     """The set with these offsets added to its defoci, in its columns as well; as it is where all are zero."""
     if not offset.any():
         return particles
-    u, v = particles.defocus_u + offset, particles.defocus_v + offset
     table = particles.table
-    for label, values in (("rlnDefocusU", u), ("rlnDefocusV", v)):
-        table = table.with_column(label, [f"{value:.2f}" for value in values])
+    for label in ("rlnDefocusU", "rlnDefocusV"):  # of the file, where U may be the smaller one
+        table = table.with_column(label, [f"{value:.2f}" for value in table.numbers(label) + offset])
+    u, v = particles.defocus_u + offset, particles.defocus_v + offset
     return replace(particles, defocus_u=u, defocus_v=v, table=table)

@@ -215,6 +215,7 @@ def test_references_that_cannot_be_used_are_refused(
         (["--start-resolution", "200"], "--start-resolution 200"),
         (["--iterations", "0"], "--iterations 0"),
         (["--mask", "nowhere.mrc"], "nowhere.mrc"),
+        (["--defocus", "--no-ctf"], "--defocus"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -250,6 +251,30 @@ def test_sets_that_cannot_be_used_are_refused(
     assert main(["cryoem", "refine", str(star), "--reference", str(reference), "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_defocus_of_particles(
+    bundled: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Defoci of the file off by 300 Angstrom (rms): what is written lies nearer to the right ones."""
+    tables = read_star(bundled / "particles.star")
+    table, off = tables["particles"], 300.0 * np.random.default_rng(1).normal(size=600)
+    right = {label: table.numbers(label) for label in ("rlnDefocusU", "rlnDefocusV")}
+    for label, values in right.items():
+        table = table.with_column(label, [f"{value:.2f}" for value in values + off])
+    (tmp_path / "particles.mrcs").symlink_to(bundled / "particles.mrcs")
+    star = write_star(tmp_path / "edited.star", [tables["optics"], table])
+    summary = _run(capsys, star, "--reference", reference, "--defocus", "--out", tmp_path / "out")
+    written = read_star(summary["outputs"]["data"])["particles"]
+    for label, values in right.items():
+        left = written.numbers(label) - values
+        assert np.sqrt(np.mean(np.square(left))) < 0.8 * 300.0
+        assert np.corrcoef(left - off, -off)[0, 1] > 0.6
+    change = written.numbers("rlnDefocusU") - table.numbers("rlnDefocusU")
+    assert summary["defocus"]["rms_change"] == pytest.approx(np.sqrt(np.mean(np.square(change))), rel=0.02)
+    assert summary["defocus"]["median_deviation"] < 300.0
+    assert any("Defoci differ" in sentence for sentence in summary["findings"])
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Defocus of particles within a refinement: found where the resolution tells it, left alone where it does not."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from problems.cryoem.refinement import Iteration, Options, Refinement, refine, s
 from problems.cryoem.refinement_checkpoint import restore, state_of
 from problems.cryoem.refinement_focus import PRIOR, Focus, with_defocus
 from problems.cryoem.simulate import Simulation, scale_to_snr, write_particles
+from problems.cryoem.star import write_star
 from sciml.errors import InputError
 
 BOX, PIXEL, COUNT, SPREAD = 32, 2.5, 160, 250.0
@@ -54,7 +56,8 @@ def test_wrong_defoci_are_found(right: Particles, off: np.ndarray, truth: np.nda
     assert 0.7 < scores.std() < 1.8
     # What is handed on: the set, and its table.
     np.testing.assert_allclose(with_.particles.defocus_u, wrong.defocus_u + found)
-    np.testing.assert_allclose(with_.particles.table.numbers("rlnDefocusV"), wrong.defocus_v + found, atol=0.006)
+    columns = [each.table.numbers("rlnDefocusV") for each in (with_.particles, wrong)]
+    np.testing.assert_allclose(columns[0], columns[1] + found, atol=0.006)
     np.testing.assert_array_equal(without.particles.defocus_u, wrong.defocus_u)
     turns = [np.median(rotations.angular_distance(each.poses.rotations, right.rotations)) for each in (with_, without)]
     assert turns[0] <= turns[1] + 0.02
@@ -87,6 +90,22 @@ def test_coefficients_are_those_of_the_new_defocus(right: Particles, off: np.nda
     expected = [np.sqrt(np.mean(np.square(poses.defocus[halves == half])) + 2500.0) for half in (1, 2)]
     np.testing.assert_allclose(focus.spread, expected)
     assert focus.spread[1] < 0.5 * focus.spread[0]
+
+
+def test_the_columns_of_the_file_move_as_they_stand(right: Particles, tmp_path: Path) -> None:
+    """U below V is legal; the angle belongs to the column."""
+    u, v = (right.table.numbers(label) for label in ("rlnDefocusU", "rlnDefocusV"))
+    table = right.table.with_column("rlnDefocusU", [f"{x:.2f}" for x in np.minimum(u, v) - 100.0])
+    table = table.with_column("rlnDefocusV", [f"{x:.2f}" for x in np.maximum(u, v)])
+    table = table.with_column("rlnImageName", [f"{i + 1}@{right.path.parent / 'particles.mrcs'}" for i in range(COUNT)])
+    swapped = read_particles(write_star(tmp_path / "swapped.star", [right.optics, table]))
+    assert np.all(swapped.defocus_u > swapped.defocus_v)
+    moved = with_defocus(swapped, np.full(COUNT, 50.0))
+    for label in ("rlnDefocusU", "rlnDefocusV"):
+        np.testing.assert_allclose(moved.table.numbers(label), table.numbers(label) + 50.0, atol=0.006)
+    again = read_particles(write_star(tmp_path / "moved.star", [moved.optics, moved.table]))
+    np.testing.assert_allclose(again.defocus_u, moved.defocus_u, atol=0.006)
+    np.testing.assert_array_equal(again.defocus_angle_deg, moved.defocus_angle_deg)
 
 
 def test_nothing_to_add_leaves_the_set(right: Particles) -> None:
