@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from problems.cryoem import fourier, kernels, orientations
 from problems.cryoem.accumulation import Settings, own_batches, positive, views_of
@@ -270,6 +271,7 @@ class Refinement:
         return correct_gridding(fourier.inverse_transform_cropped(out, side), 2)
 
 
+@threadpool_limits.wrap(limits=1)  # products are small: a BLAS's threads would wait for each other longer than work
 def refine(
     particles: Particles,
     start: Float[np.ndarray, "n n n"],
