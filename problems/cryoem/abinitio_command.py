@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
+from problems.cryoem.image_options import ImageOptions
 from sciml import distributed
 from sciml.errors import InputError
 
@@ -21,24 +20,16 @@ if TYPE_CHECKING:
     from sciml.run import Run
     from sciml.stage import Stage
 
-Device = Literal["auto", "cpu", "cuda"]
-
 HAND = (
     "Projections are the same for a structure and its mirror image, so either hand comes out, by chance: {this}. Where "
     "a refined map shows left-handed helices, run this again with {flag}."
 )
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ImageOptions):
     """Find a start map and poses from particle images alone: no reference, no angles."""
 
-    particles: tyro.conf.Positional[Path]
-    """STAR file of particles (RELION 3.0 or 3.1) with CTF values; its angles, if any, are not looked at."""
-    out: Path
-    """Folder of the run: maps, run_data.star, figures, report.html."""
-    diameter: float | None = None
-    """Of the particle, Angstrom: how far it reaches, and how finely poses are searched. Default: the box."""
     symmetry: str = "C1"
     """Point group imposed from the beginning: C1, C2, ..., D2, ..., T, O, I1 to I4 (RELION's settings)."""
     classes: int = 1
@@ -47,25 +38,11 @@ class Options:
     """Random starts that are raced at low resolution; the likeliest goes on."""
     flip_hand: bool = False
     """Write the mirror image of what is found, and its poses."""
-    ctf: bool = True
-    """Off for images without a CTF."""
-    normalize: Literal["auto", "yes", "no"] = "auto"
-    """Bring every image to one noise level; auto: when these differ by more than 10 percent."""
-    datadir: Path | None = None
-    """Folder that the stack paths start from, if not the STAR file's, the working folder or the RELION project."""
-    mode0: Literal["signed", "unsigned"] = "signed"
-    """How the bytes of 8-bit stacks are read: signed (RELION) or unsigned (cryoSPARC, cryoDRGN)."""
-    seed: int = 0
-    """Of the starts, batches and grids of orientations."""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where images are searched and polished (small draws are left to the CPU, so that the map is the same); auto: a
     GPU if there is one and 1,000 images or more, else the CPU."""
-    overwrite: bool = False
-    """Discard an earlier run in the folder."""
     dry_run: bool = False
     """Say what memory, reading and time it would take; compute and write nothing."""
-    json: bool = False
-    """Print one JSON object as the last line."""
 
 
 def run(options: Options) -> int:
@@ -133,8 +110,7 @@ def _read(options: Options) -> "Particles":
     Raises:
         InputError: see `run`.
     """
-    from problems.cryoem.command_parts import check_diameter, check_number
-    from problems.cryoem.particles import read_particles
+    from problems.cryoem.command_parts import check_number
     from problems.cryoem.symmetry import point_group
 
     point_group(options.symmetry)
@@ -142,9 +118,8 @@ def _read(options: Options) -> "Particles":
         given = getattr(options, name)
         if not 1 <= given <= most:
             raise InputError(f"--{name} {given}: give 1 to {most}.")
-    particles = read_particles(options.particles, options.datadir, options.mode0, ["ctf"] if options.ctf else [])
+    particles = options.read(())
     check_number(particles)
-    check_diameter(options.diameter, particles)
     return particles
 
 
@@ -155,25 +130,16 @@ def _engine_options(options: Options, particles: "Particles") -> Any:
         InputError: a GPU that is not there.
     """
     from problems.cryoem import start_map
-    from problems.cryoem.accumulation import Settings
     from problems.cryoem.command_parts import PAYS, batch_mb, chosen_device
 
     device = chosen_device(options.device, gpu_pays=len(particles) >= PAYS)
-    settings = Settings(
-        seed=options.seed,
-        device=device,
-        use_ctf=options.ctf,
-        diameter=options.diameter,
-        normalize=options.normalize,
-        batch_mb=batch_mb(device),
-    )
     return start_map.Options(
         seed=options.seed,
         starts=options.starts,
         classes=options.classes,
         symmetry=options.symmetry,
         diameter=options.diameter,
-        settings=settings,
+        settings=options.settings(device, batch_mb=batch_mb(device)),
     )
 
 
@@ -310,6 +276,8 @@ def _findings(
     options: Options, particles: "Particles", found: "StartMap", views: "OrientationDiagnostics"
 ) -> list[str]:
     """What was found, in words."""
+    from problems.cryoem.contrast import advice
+
     count = len(found.maps)
     maps = "a start map" if count == 1 else f"{count} start maps"
     sentences = [
@@ -330,6 +298,8 @@ def _findings(
     this = "this is the mirror image of what was found" if options.flip_hand else "this map may be the mirror image"
     flag = "--no-flip-hand" if options.flip_hand else "--flip-hand (the same words otherwise, another folder)"
     sentences.append(HAND.format(this=this, flag=flag))
+    if note := advice(found.maps[0]):
+        sentences.append(note)
     sentences.append(f"Orientations: {views.verdict()}.")
     if not found.settled:
         sentences.append(f"It had not come to rest: {found.solution.switch[-1]['reason']}.")

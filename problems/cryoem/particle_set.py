@@ -62,6 +62,7 @@ class Particles:
         has_poses: whether the file has angles.
         has_ctf: whether the file has defocus and optics values.
         warnings: what a user should know about the input, a sentence each.
+        inverted: whether images are multiplied by -1 as they are read: particles are dark in the files.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class Particles:
     has_poses: bool
     has_ctf: bool
     warnings: tuple[str, ...] = ()
+    inverted: bool = False
     _cache: _StackCache = field(default_factory=_StackCache, repr=False, compare=False)
 
     @property
@@ -132,7 +134,10 @@ class Particles:
         Args:
             indices: which particles (from 0), in any order; or a slice.
         """
-        which = np.arange(self.n)[indices]
+        images = self._read(np.arange(self.n)[indices])
+        return np.negative(images, out=images) if self.inverted else images
+
+    def _read(self, which: np.ndarray) -> np.ndarray:
         stacks = self.stack[which]
         if len(which) and bool((stacks == stacks[0]).all()):
             return self._cache.get(self.stacks[stacks[0]]).read(self.section[which])

@@ -2,11 +2,9 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
+from problems.cryoem.image_options import ImageOptions
 from sciml import distributed
 
 if TYPE_CHECKING:
@@ -19,36 +17,16 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda"]
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ImageOptions):
     """Reconstruct a density from particles with known poses."""
 
-    particles: tyro.conf.Positional[Path]
-    """STAR file of particles (RELION 3.0 or 3.1) with poses."""
-    out: Path
-    """Folder of the run: maps, tables, figures, report.html."""
     solver: Literal["direct", "stochastic"] = "direct"
     """direct: one pass over the images, then a division; stochastic: watched gradient steps on mini-batches."""
     mask: str = "auto"
     """For final map and resolution: auto (found in the map), sphere (radius 0.42 of the box), none, or a map (MRC)."""
-    diameter: float | None = None
-    """Of the particle, Angstrom: noise is measured and signal expected accordingly. Default: the box."""
-    normalize: Literal["auto", "yes", "no"] = "auto"
-    """Bring every image to one noise level; auto: when these differ by more than 10 percent."""
-    ctf: bool = True
-    """Off for images without a CTF."""
-    datadir: Path | None = None
-    """Folder that the stack paths start from, if not the STAR file's, the working folder or the RELION project."""
-    mode0: Literal["signed", "unsigned"] = "signed"
-    """How the bytes of 8-bit stacks are read: signed (RELION) or unsigned (cryoSPARC, cryoDRGN)."""
-    seed: int = 0
-    """Draws the half sets where the file has none, the batches, and the random phases of the corrected FSC."""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the direct solver on the CPU (memory-bound, no start-up), the stochastic one on a GPU."""
-    overwrite: bool = False
-    """Discard an earlier run in the folder."""
-    json: bool = False
-    """Print one JSON object as the last line."""
 
 
 def run(options: Options) -> int:
@@ -63,15 +41,14 @@ def run(options: Options) -> int:
     """
     from problems.cryoem.accumulation import accumulate
     from problems.cryoem.command_parts import image_progress, peak_rss_mb
+    from problems.cryoem.contrast import advice
     from problems.cryoem.outputs import write_outputs
-    from problems.cryoem.particles import Need, read_particles
     from problems.cryoem.uncertainty import uncertainty
     from sciml.cli import conclude
     from sciml.run import Run
 
     began = time.monotonic()
-    needs: list[Need] = ["poses", "halves", "ctf"] if options.ctf else ["poses", "halves"]
-    particles = read_particles(options.particles, options.datadir, options.mode0, needs)
+    particles = options.read(("poses", "halves"))
     settings = _settings(options, particles)
     # A folder that holds a run already is compared now; a new one is made when there is something to write.
     earlier = (options.out / "experiment.json").exists() or options.out.is_file()
@@ -92,6 +69,8 @@ def run(options: Options) -> int:
     randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
     if curves.mask_is_tight and curves.resolution() < randomized_at:
         _say("the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one.")
+    if note := advice(result.full):
+        _say(note)
     summary: dict[str, Any] = {
         "result": "CONVERGED",
         "particles": len(particles),
@@ -103,6 +82,7 @@ def run(options: Options) -> int:
         "noise_rms_predicted": spread.predicted_noise,
         "missing_signal_rms": spread.missing,
         "solver": options.solver,
+        "findings": [note] if note else [],
         "switch": [],
         **extra,
         "seconds": time.monotonic() - began,
@@ -116,20 +96,12 @@ def _settings(options: Options, particles: "Particles") -> "Settings":
     """The options in the terms of the engine, checked against the particles.
 
     Raises:
-        InputError: a diameter that makes no sense, a mask that does not fit, or a GPU that is not there.
+        InputError: a mask that does not fit, or a GPU that is not there.
     """
-    from problems.cryoem.accumulation import Settings
-    from problems.cryoem.command_parts import check_diameter, chosen_device, read_mask_option
+    from problems.cryoem.command_parts import chosen_device, read_mask_option
 
-    check_diameter(options.diameter, particles)
-    return Settings(
-        seed=options.seed,
-        device=chosen_device(options.device, gpu_pays=options.solver == "stochastic"),
-        use_ctf=options.ctf,
-        diameter=options.diameter,
-        normalize=options.normalize,
-        mask=read_mask_option(options.mask, particles.box),
-    )
+    device = chosen_device(options.device, gpu_pays=options.solver == "stochastic")
+    return options.settings(device, mask=read_mask_option(options.mask, particles.box))
 
 
 def _solve(

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
+from problems.cryoem.image_options import ImageOptions
 from sciml import distributed
 from sciml.errors import InputError
 
@@ -17,22 +16,14 @@ if TYPE_CHECKING:
     from problems.cryoem.refine_outputs import Outcome
     from problems.cryoem.refinement import Iteration, Refined
 
-Device = Literal["auto", "cpu", "cuda"]
 
-
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(ImageOptions):
     """Gold-standard refinement: poses and half maps from a reference map, halves apart from the first iteration."""
 
-    particles: tyro.conf.Positional[Path]
-    """STAR file of particles (RELION 3.0 or 3.1) with CTF values; its half sets are kept, its angles only compared."""
     reference: Path
     """Start map (MRC), of any box and pixel size; all that is shared by the halves is its density below
     --start-resolution."""
-    out: Path
-    """Folder of the run: maps, tables, figures, report.html."""
-    diameter: float | None = None
-    """Of the particle, Angstrom: mask of the search, and where noise is measured. Default: the box."""
     start_resolution: float | None = None
     """Angstrom to which the reference is filtered. Default: 10 Fourier shells of a particle that fills the box."""
     symmetry: str = "C1"
@@ -41,28 +32,14 @@ class Options:
     """For final map and resolution: auto (found in the map), sphere (radius 0.42 of the box), none, or a map (MRC)."""
     iterations: int = 15
     """At most; it ends by itself when resolution and poses have come to rest."""
-    ctf: bool = True
-    """Off for images without a CTF."""
     defocus: bool = False
     """Refine the defocus of every particle as well, about the value in the file, once the map reaches 11 Angstrom (at
     300 kV); the new values go to run_data.star."""
-    normalize: Literal["auto", "yes", "no"] = "auto"
-    """Bring every image to one noise level; auto: when these differ by more than 10 percent."""
-    datadir: Path | None = None
-    """Folder that the stack paths start from, if not the STAR file's, the working folder or the RELION project."""
-    mode0: Literal["signed", "unsigned"] = "signed"
-    """How the bytes of 8-bit stacks are read: signed (RELION) or unsigned (cryoSPARC, cryoDRGN)."""
-    seed: int = 0
-    """Draws half sets where the file has none, grids of orientations, and random phases of the corrected FSC."""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where poses are searched and polished, and the final maps summed; auto: a GPU if there is one and 1,000 images or
     more, else the CPU."""
-    overwrite: bool = False
-    """Discard an earlier run in the folder."""
     dry_run: bool = False
     """Say what memory, reading and time it would take; compute and write nothing."""
-    json: bool = False
-    """Print one JSON object as the last line."""
 
 
 def run(options: Options) -> int:
@@ -111,16 +88,13 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
         InputError: see `run`.
     """
     from problems.cryoem import refinement
-    from problems.cryoem.accumulation import Settings
     from problems.cryoem.command_parts import (
         PAYS,
         batch_mb,
-        check_diameter,
         check_number,
         chosen_device,
         read_mask_option,
     )
-    from problems.cryoem.particles import Need, read_particles
     from problems.cryoem.reference_map import read_reference
     from problems.cryoem.symmetry import point_group
 
@@ -129,21 +103,11 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
         raise InputError(f"--iterations {options.iterations}: give at least 1.")
     if options.defocus and not options.ctf:
         raise InputError("--defocus: without a CTF (--no-ctf) there is none; leave out one of the two.")
-    needs: list[Need] = ["ctf", "halves"] if options.ctf else ["halves"]
-    particles = read_particles(options.particles, options.datadir, options.mode0, needs)
+    particles = options.read(("halves",))
     check_number(particles)
-    check_diameter(options.diameter, particles)
     _check_start_resolution(options.start_resolution, particles)
     device = chosen_device(options.device, gpu_pays=len(particles) >= PAYS)
-    settings = Settings(
-        seed=options.seed,
-        device=device,
-        use_ctf=options.ctf,
-        diameter=options.diameter,
-        normalize=options.normalize,
-        mask=read_mask_option(options.mask, particles.box),
-        batch_mb=batch_mb(device),
-    )
+    mask = read_mask_option(options.mask, particles.box)
     start, note = read_reference(options.reference, particles.box, particles.pixel_size)
     if note:
         _say(f"{note}.")
@@ -154,7 +118,7 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
         symmetry=options.symmetry,
         iterations=options.iterations,
         defocus=options.defocus,
-        settings=settings,
+        settings=options.settings(device, mask=mask, batch_mb=batch_mb(device)),
     )
     return particles, start, engine
 

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from problems.cryoem import fourier, kernels, orientations
 from problems.cryoem.accumulation import Settings, own_batches, positive, views_of
+from problems.cryoem.contrast import fits_negative
 from problems.cryoem.fsc import fsc, last_shell_before
 from problems.cryoem.half_noise import kinds_of, measure_halves
 from problems.cryoem.image_spectra import Disc, whitened
@@ -49,6 +50,10 @@ REST_DEG = 0.1
 """Median turn of an iteration below which poses are at rest."""
 AHEAD = 2
 """Shells beyond the next radius that the maps of an iteration hold, so that the FSC can be seen to go on."""
+
+
+PROBED = 200
+"""Images that are asked whether particles are bright in them."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,12 @@ class Refinement:
             least = 1e-4 * images.values[:, ring].size
             self.scales[half - 1] = float(np.sqrt(max(signal, least) / max(float(power), 1e-30)))
             self.maps[half - 1] = self.maps[half - 1] * np.float32(self.scales[half - 1])
+            low = images.take(slice(PROBED)).up_to(0.6 * self.search_radius)
+            if half == 1 and fits_negative(self.spectrum(half, side), low):
+                raise InputError(
+                    "the images fit the negative of the reference better than the reference: particles are dark in "
+                    "one and bright in the other. Give --invert-contrast if they are dark in the images."
+                )
 
     def _weigh(self) -> None:
         """Share of each image that is a particle, judged among those of its half set and optics group.
