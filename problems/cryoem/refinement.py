@@ -234,7 +234,7 @@ class Refinement:
             least = 1e-4 * images.values[:, ring].size
             self.scales[half - 1] = float(np.sqrt(max(signal, least) / max(float(power), 1e-30)))
             self.maps[half - 1] = self.maps[half - 1] * np.float32(self.scales[half - 1])
-            low = images.take(slice(PROBED)).up_to(0.6 * self.search_radius)
+            low = images.take(slice(PROBED)).up_to(min(0.6 * self.search_radius, self.radius))
             if half == 1 and fits_negative(self.spectrum(half, side), low):
                 raise InputError(
                     "the images fit the negative of the reference better than the reference: particles are dark in "
