@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from cases.processes import measure
 
-from problems.cryoem.fsc import fsc, resolution
-from problems.cryoem.masks import soft_sphere
-from problems.cryoem.mrc import read_volume
-from problems.cryoem.particles import read_particles
+from problems.cryoem.files.mrc import read_volume
+from problems.cryoem.files.particles import read_particles
+from problems.cryoem.maps.fsc import fsc, resolution
+from problems.cryoem.maps.masks import soft_sphere
 from sciml.files import to_json, write_atomic
 
 HERE = Path(__file__).resolve().parent

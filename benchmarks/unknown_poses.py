@@ -4,10 +4,10 @@ processes in turn, one thread each.
     python benchmarks/unknown_poses.py [PARTICLES.star TRUTH.mrc] [--seeds N] [--relion] [--no-refine]
 
 CPU seconds are user + system of the whole process, memory is its maximum resident set. Maps are aligned with the truth
-over rotation, shift and hand (`problems.cryoem.alignment`), then compared in a soft sphere of 0.40 box. Pose errors are
-those against the poses in the STAR file, which neither program looks at. Without arguments a set of 2,000 particles is
-simulated. `--relion` runs RELION's ab initio as well, with a schedule shortened to about eight CPU minutes for 2,000
-images of 64 x 64. Writes benchmarks/results/unknown_poses.json.
+over rotation, shift and hand (`problems.cryoem.maps.alignment`), then compared in a soft sphere of 0.40 box. Pose
+errors are those against the poses in the STAR file, which neither program looks at. Without arguments a set of 2,000
+particles is simulated. `--relion` runs RELION's ab initio as well, with a schedule shortened to about eight CPU minutes
+for 2,000 images of 64 x 64. Writes benchmarks/results/unknown_poses.json.
 """
 
 import argparse
@@ -22,11 +22,11 @@ import numpy as np
 from cases.processes import measure
 from known_poses import HERE, SCIML, simulate
 
-from problems.cryoem.alignment import align
-from problems.cryoem.fsc import fsc, resolution
-from problems.cryoem.masks import soft_sphere
-from problems.cryoem.mrc import read_volume
-from problems.cryoem.particles import read_particles
+from problems.cryoem.files.mrc import read_volume
+from problems.cryoem.files.particles import read_particles
+from problems.cryoem.maps.alignment import align
+from problems.cryoem.maps.fsc import fsc, resolution
+from problems.cryoem.maps.masks import soft_sphere
 from sciml.files import to_json, write_atomic
 
 RELION = (  # noqa: SIM905

@@ -4,17 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from problems.cryoem.particles import Particles, read_particles
-    from problems.cryoem.reconstruction import reconstruct
-    from problems.cryoem.refinement import refine
-    from problems.cryoem.start_map import abinitio
+    from problems.cryoem.files.particles import Particles, read_particles
+    from problems.cryoem.initial_model.start_map import abinitio
+    from problems.cryoem.reconstruction.direct import reconstruct
+    from problems.cryoem.refinement.gold_standard import refine
 
 _HOMES = {
-    "Particles": "problems.cryoem.particles",
-    "read_particles": "problems.cryoem.particles",
-    "reconstruct": "problems.cryoem.reconstruction",
-    "refine": "problems.cryoem.refinement",
-    "abinitio": "problems.cryoem.start_map",
+    "Particles": "problems.cryoem.files.particles",
+    "read_particles": "problems.cryoem.files.particles",
+    "reconstruct": "problems.cryoem.reconstruction.direct",
+    "refine": "problems.cryoem.refinement.gold_standard",
+    "abinitio": "problems.cryoem.initial_model.start_map",
 }
 
 __all__ = ["Particles", "abinitio", "read_particles", "reconstruct", "refine"]

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from problems.cryoem import start_map as engine
-from problems.cryoem.abinitio_command import flipped
-from problems.cryoem.alignment import align
-from problems.cryoem.mrc import read_volume
-from problems.cryoem.orientations import random_turns
-from problems.cryoem.particles import read_particles
-from problems.cryoem.pose_error import pose_error
-from problems.cryoem.projection import Projector
-from problems.cryoem.star import read_star, write_star
-from problems.cryoem.table import Table
+from problems.cryoem.commands.abinitio import flipped
+from problems.cryoem.files.mrc import read_volume
+from problems.cryoem.files.particles import read_particles
+from problems.cryoem.files.star import read_star, write_star
+from problems.cryoem.files.table import Table
+from problems.cryoem.imaging.orientations import random_turns
+from problems.cryoem.imaging.projection import Projector
+from problems.cryoem.initial_model import start_map as engine
+from problems.cryoem.maps.alignment import align
+from problems.cryoem.poses.pose_error import pose_error
 from sciml.cli import main
 from sciml.solution import Result, Solution
 

@@ -12,11 +12,11 @@ import mrcfile
 import numpy as np
 import pytest
 
-from problems.cryoem.fsc import corrected_fsc
-from problems.cryoem.masks import soft_sphere
-from problems.cryoem.mrc import read_volume, write_volume
-from problems.cryoem.simulate import Simulation, write_particles
-from problems.cryoem.star import read_star
+from problems.cryoem.files.mrc import read_volume, write_volume
+from problems.cryoem.files.star import read_star
+from problems.cryoem.maps.fsc import corrected_fsc
+from problems.cryoem.maps.masks import soft_sphere
+from problems.cryoem.simulation.simulate import Simulation, write_particles
 from sciml.cli import main
 
 Fault = Callable[[Path], object]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from problems.cryoem.halves import HALF_MAPS
-from problems.cryoem.masks import soft_sphere
-from problems.cryoem.model_density import read_density
-from problems.cryoem.mrc import read_volume, write_volume
-from problems.cryoem.star import read_star
+from problems.cryoem.files.mrc import read_volume, write_volume
+from problems.cryoem.files.star import read_star
+from problems.cryoem.maps.masks import soft_sphere
+from problems.cryoem.postprocessing.halves import HALF_MAPS
+from problems.cryoem.simulation.model_density import read_density
 from sciml.cli import main
 
 BOX, PIXEL = 72, 2.8

@@ -13,10 +13,10 @@ import mrcfile
 import numpy as np
 import pytest
 
-from problems.cryoem.fsc import fsc, resolution
-from problems.cryoem.masks import soft_sphere
-from problems.cryoem.mrc import read_volume, write_volume
-from problems.cryoem.star import read_star
+from problems.cryoem.files.mrc import read_volume, write_volume
+from problems.cryoem.files.star import read_star
+from problems.cryoem.maps.fsc import fsc, resolution
+from problems.cryoem.maps.masks import soft_sphere
 from sciml.cli import main
 
 KEYS = {"result", "particles", "box", "pixel_size", "resolution_0143", "seconds", "peak_rss_mb", "switch", "outputs"}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from processes import finished, torchrun
 
-from problems.cryoem.masks import low_pass
-from problems.cryoem.mrc import read_volume, write_volume
-from problems.cryoem.noise import sample_indices
-from problems.cryoem.star import read_star, write_star
+from problems.cryoem.files.mrc import read_volume, write_volume
+from problems.cryoem.files.star import read_star, write_star
+from problems.cryoem.maps.masks import low_pass
+from problems.cryoem.reconstruction.noise import sample_indices
 from sciml.cli import main
 from sciml.stage import read_metrics
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from problems.cryoem.masks import low_pass
-from problems.cryoem.mrc import read_volume, write_volume
+from problems.cryoem.files.mrc import read_volume, write_volume
+from problems.cryoem.maps.masks import low_pass
 
 FILES = ("run_class001.mrc", "run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc", "run_data.star")
 

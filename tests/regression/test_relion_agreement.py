@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from problems.cryoem.masks import low_pass, soft_sphere
-from problems.cryoem.mrc import read_volume
-from problems.cryoem.star import read_star
+from problems.cryoem.files.mrc import read_volume
+from problems.cryoem.files.star import read_star
+from problems.cryoem.maps.masks import low_pass, soft_sphere
 from sciml.cli import main
 
 pytestmark = pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="RELION is not installed")

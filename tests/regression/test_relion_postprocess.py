@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from problems.cryoem.halves import HALF_MAPS
-from problems.cryoem.model_density import read_density
-from problems.cryoem.mrc import read_volume, write_volume
-from problems.cryoem.star import read_star
-from problems.cryoem.table import Table
+from problems.cryoem.files.mrc import read_volume, write_volume
+from problems.cryoem.files.star import read_star
+from problems.cryoem.files.table import Table
+from problems.cryoem.postprocessing.halves import HALF_MAPS
+from problems.cryoem.simulation.model_density import read_density
 from sciml.cli import main
 
 pytestmark = pytest.mark.skipif(shutil.which("relion_postprocess") is None, reason="RELION is not installed")

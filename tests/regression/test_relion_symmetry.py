@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from problems.cryoem.symmetry import point_group
+from problems.cryoem.imaging.symmetry import point_group
 
 pytestmark = [
     pytest.mark.relion,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from problems.cryoem.simulate import Simulation, scale_to_snr, write_particles
+from problems.cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
 
 
 def blobs(box: int) -> np.ndarray:

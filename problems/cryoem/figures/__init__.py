@@ -1,0 +1,1 @@
+"""Pictures: maps and curves, the course of a search, trust."""

@@ -1,0 +1,1 @@
+"""Files: STAR, MRC, particle sets, and what may be wrong with them."""

@@ -1,0 +1,1 @@
+"""Ab initio: a start map and poses from images alone."""

@@ -1,0 +1,1 @@
+"""Comparing maps: masks, Fourier shell correlation, alignment."""

@@ -1,0 +1,1 @@
+"""Gold standard: poses and two half maps, apart from the first iteration."""

@@ -1,0 +1,1 @@
+"""Particles made from a model, with their flaws."""
