@@ -67,6 +67,9 @@ def ours(star: Path, seed: int, refine: bool, folder: Path) -> list[tuple[Row, P
         summary = json.loads((final / "summary.json").read_text())
         row: Row = {"program": "sciml abinitio + refine", "seed": seed, "cpu_seconds": cpu + more}
         row |= {"peak_mb": max(memory, begun["peak_mb"]), "half_maps_0143": summary["resolution_0143"]}
+        row |= {"junk": summary["junk"]}
+        if error := summary["pose_error"]:  # against the poses in the STAR file, if it has any
+            row |= {"error_deg": error["median_deg"], "error_angstrom": error["median_shift"]}
         rows.append((row, final / "run_class001.mrc"))
     return rows
 

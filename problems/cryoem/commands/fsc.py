@@ -46,8 +46,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Run `sciml cryoem fsc`."""
+    from problems.cryoem.commands.compare import compare_maps, write_comparison
     from problems.cryoem.files.mrc import write_volume
-    from problems.cryoem.maps.compare import compare_maps, write_comparison
 
     if not options.lowpass > 0:
         raise InputError(f"--lowpass is {options.lowpass:g}, not a resolution in Angstrom.")

@@ -1,1 +1,1 @@
-"""Comparing maps: masks, Fourier shell correlation, alignment."""
+"""Maps beside each other: masks, Fourier shell correlation, alignment."""

@@ -4,7 +4,8 @@ Each half set of the images is refined against the map of its own half only. Wha
 below a stated resolution. An iteration passes once over the images, a block at a time:
 
 * in the first iterations every image is searched on the whole grid at low resolution (`poses.search`), and the
-  likeliest pose found, or the one it had, is polished; later its pose is polished only (`polish`: continuous, by Gauss-Newton);
+  likeliest pose found, or the one it had, is polished; later its pose is polished only (`polish`: continuous, by
+  Gauss-Newton);
 * the image goes, with the share of it that is not explained by junk, into the Fourier sums of its half.
 
 The FSC of the halves then filters each (Wiener) and sets the radius up to which images are compared in the next
