@@ -19,6 +19,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from problems.cryoem.imaging.fourier import HalfPlane
+from problems.cryoem.imaging.threads import in_threads
+
+_THREAD = 32  # starts that are worth a thread
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def polish(
     options: PolishOptions | None = None,
     device: str = "cpu",
 ) -> Polished:
-    """Refine the pose of every image (see the module). Releases the GIL: parts of a set may run in threads.
+    """Refine the pose of every image (see the module). On the CPU in threads, one a core.
 
     Args:
         reference: map and points.
@@ -289,7 +292,13 @@ def _compiled(
     tolerances = (math.radians(options.tolerance_deg), options.tolerance, math.radians(options.step_deg), options.step)
     settings = np.array([*geometry, *scale, *tolerances, options.evaluations, options.damping, options.gain])
     grid, points, index = reference.grid, reference.points, reference.index
-    polish_kernels.refine(grid, points, index, data, which.astype(np.int64), poses, settings, report, normals)
+    which = which.astype(np.int64)
+
+    def work(part: slice) -> None:
+        own = poses[part], settings, report[part], normals[part]
+        polish_kernels.refine(grid, points, index, data, which[part], *own)
+
+    in_threads(len(which), _THREAD, work)
     return report, normals
 
 

@@ -12,12 +12,13 @@ is a third product, or a short loop when few poses of an image are likely; only 
 inserted into a volume.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from problems.cryoem.imaging.orientations import HALF_TURN
+from problems.cryoem.imaging.threads import in_threads
 from problems.cryoem.poses import search_kernels
 from problems.cryoem.poses.image_spectra import ImageSpectra
 
@@ -29,6 +30,7 @@ APART_DEG = 25.0
 """Least turn between two poses that are given for one image."""
 _COSINE = np.float32(np.cos(np.radians(APART_DEG)))
 _TOGETHER = 16  # images in a product at most: of a batch of 100, two processes are to have about half each
+_THREAD = 256  # images that are worth a thread, whose sums must be added to the others'
 _SCORES = 1 << 18  # scores per matrix product: both products of a chunk stay in a core's cache
 
 
@@ -108,7 +110,8 @@ def search(
     """
     wanted = wanted or Wanted()
     if device == "cpu":
-        return _search(images, slices, grid, radius, wanted)
+        work = lambda part: _search(images.take(part), slices, grid, radius, wanted)
+        return _joined(in_threads(len(images), _THREAD, work, together(len(slices), len(grid.shifts))))
     from problems.cryoem.poses import torch_search
 
     return torch_search.search(images, slices, grid, radius, wanted, device)
@@ -118,6 +121,22 @@ def together(orientations: int, shifts: int) -> int:
     """Images that are scored in one product, when there are so many orientations (of all references) and shifts. Every
     image adds to the sums the same bits, whichever are searched with it, if it keeps its place in its product."""
     return min(max(1, _SCORES // (orientations * shifts)), _TOGETHER)
+
+
+def _joined(parts: list[Found]) -> Found:
+    """What several batches say together; the sums of the first are used up."""
+    first, *others = parts
+    if not others:
+        return first
+    for found in others:
+        first.numerator[:] += found.numerator
+        first.denominator[:] += found.denominator
+    return replace(
+        first,
+        log_likelihood=np.concatenate([found.log_likelihood for found in parts]),
+        places=np.concatenate([found.places for found in parts]),
+        evaluated=sum(found.evaluated for found in parts),
+    )
 
 
 def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float, wanted: Wanted) -> Found:

@@ -12,10 +12,12 @@ from scipy.spatial.transform import Rotation
 
 from problems.cryoem import read_particles
 from problems.cryoem.files.mrc import read_volume
+from problems.cryoem.imaging import threads
 from problems.cryoem.imaging.ctf import CTF, evaluate
 from problems.cryoem.imaging.fourier import HalfPlane
 from problems.cryoem.imaging.projection import Projector
 from problems.cryoem.imaging.rotations import angular_distance, slice_axes
+from problems.cryoem.poses import polish as polish_module
 from problems.cryoem.poses import polish_kernels
 from problems.cryoem.poses.polish import Observed, PolishOptions, Reference, best_of, covariances, polish
 from problems.cryoem.reconstruction.accumulation import Settings, measure_noise, views_of
@@ -344,3 +346,16 @@ def test_on_a_gpu() -> None:
     first, second = (polish(case.reference, case.images, *start, device=device) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(second.misfit, first.misfit, rtol=1e-3)
     assert np.median(angular_distance(second.rotations, first.rotations)) < 0.05
+
+
+def test_threads_refine_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = _case(40, 1.0)
+    starts = _perturbed(case, 3.0, 0.7)
+    found = []
+    for there in (1, 3):
+        monkeypatch.setattr(threads, "cores", lambda there=there: there)
+        monkeypatch.setattr(polish_module, "_THREAD", 5)
+        found.append(polish(case.reference, case.images, *starts))
+    for name in vars(found[0]):
+        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
+    assert np.median(_errors(case, found[1])[0]) < 0.5 * 3.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from problems.cryoem.imaging import kernels, orientations, rotations
+from problems.cryoem.imaging import kernels, orientations, rotations, threads
 from problems.cryoem.imaging.orientations import HALF_TURN
 from problems.cryoem.imaging.projection import Projector
 from problems.cryoem.poses import search as pose_search
@@ -289,3 +289,22 @@ def test_the_likelihood_of_junk_has_mean_one(device: str) -> None:
     assert found.log_likelihood.mean() < -0.05
     good = search(case.images, case.slices, case.grid, RADIUS, Wanted(sums=False), device)
     assert good.log_likelihood.mean() > 0.05
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_threads_find_the_same(sums: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, wanted = _case(count=100), Wanted(sums=sums, poses=2)
+    monkeypatch.setattr(threads, "cores", lambda: 1)
+    alone = search(case.images, case.slices, case.grid, RADIUS, wanted)
+    monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setattr(pose_search, "_THREAD", 20)
+    started: list[int] = []
+    real = pose_search._search
+    monkeypatch.setattr(pose_search, "_search", lambda part, *rest: (started.append(len(part)), real(part, *rest))[1])
+    shared = search(case.images, case.slices, case.grid, RADIUS, wanted)
+    assert sorted(started) == [32, 32, 36]  # from multiples of 16 on
+    np.testing.assert_array_equal(shared.log_likelihood, alone.log_likelihood)
+    np.testing.assert_array_equal(shared.places, alone.places)
+    np.testing.assert_allclose(shared.numerator, alone.numerator, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(shared.denominator, alone.denominator, rtol=1e-12, atol=1e-12)
+    assert shared.evaluated == alone.evaluated
