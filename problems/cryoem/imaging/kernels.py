@@ -19,10 +19,10 @@ _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"
 @no_type_check
 def _cell(x, y, z, size):
     """Lower corner, upper corner and fraction of the cell that holds a point with x >= 0, wrapped in y and z."""
-    x0 = int(x)
-    y_floor, z_floor = math.floor(y), math.floor(z)
-    fx, fy, fz = x - x0, y - y_floor, z - z_floor
-    y0, z0 = int(y_floor), int(z_floor)
+    # In the precision of the argument: less an integer, a single would become a double, and all that follows with it.
+    x_floor, y_floor, z_floor = np.floor(x), np.floor(y), np.floor(z)
+    fx, fy, fz = x - x_floor, y - y_floor, z - z_floor
+    x0, y0, z0 = int(x_floor), int(y_floor), int(z_floor)
     if y0 < 0:
         y0 += size
     if z0 < 0:
@@ -94,21 +94,26 @@ def gather(spectrum, axes, kx, ky, out):
     size = spectrum.shape[0]
     one = axes.dtype.type(1.0)
     for i in range(axes.shape[0]):
+        a00, a01, a02 = axes[i, 0, 0], axes[i, 0, 1], axes[i, 0, 2]
+        a10, a11, a12 = axes[i, 1, 0], axes[i, 1, 1], axes[i, 1, 2]
         for p in range(kx.shape[0]):
-            x = axes[i, 0, 0] * kx[p] + axes[i, 1, 0] * ky[p]
-            y = axes[i, 0, 1] * kx[p] + axes[i, 1, 1] * ky[p]
-            z = axes[i, 0, 2] * kx[p] + axes[i, 1, 2] * ky[p]
-            mate = x < 0
-            if mate:
-                x, y, z = -x, -y, -z
+            x, y, z = a00 * kx[p] + a10 * ky[p], a01 * kx[p] + a11 * ky[p], a02 * kx[p] + a12 * ky[p]
+            sign = one
+            if x < 0:
+                x, y, z, sign = -x, -y, -z, -one
             x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, size)
-            gx = one - fx
-            lower = (gx * spectrum[z0, y0, x0] + fx * spectrum[z0, y0, x0 + 1]) * (one - fy)
-            lower += (gx * spectrum[z0, y1, x0] + fx * spectrum[z0, y1, x0 + 1]) * fy
-            upper = (gx * spectrum[z1, y0, x0] + fx * spectrum[z1, y0, x0 + 1]) * (one - fy)
-            upper += (gx * spectrum[z1, y1, x0] + fx * spectrum[z1, y1, x0 + 1]) * fy
-            value = lower * (one - fz) + upper * fz
-            out[i, p] = value.conjugate() if mate else value
+            gx, gy, gz = one - fx, one - fy, one - fz
+            a, b = spectrum[z0, y0, x0], spectrum[z0, y0, x0 + 1]
+            c, d = spectrum[z0, y1, x0], spectrum[z0, y1, x0 + 1]
+            e, f = spectrum[z1, y0, x0], spectrum[z1, y0, x0 + 1]
+            g, h = spectrum[z1, y1, x0], spectrum[z1, y1, x0 + 1]
+            # Real and imaginary parts by themselves: a real factor would be made complex first.
+            lower = gy * (gx * a.real + fx * b.real) + fy * (gx * c.real + fx * d.real)
+            upper = gy * (gx * e.real + fx * f.real) + fy * (gx * g.real + fx * h.real)
+            real = gz * lower + fz * upper
+            lower = gy * (gx * a.imag + fx * b.imag) + fy * (gx * c.imag + fx * d.imag)
+            upper = gy * (gx * e.imag + fx * f.imag) + fy * (gx * g.imag + fx * h.imag)
+            out[i, p] = complex(real, sign * (gz * lower + fz * upper))
 
 
 @numba.njit(**_OPTIONS)
