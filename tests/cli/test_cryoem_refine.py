@@ -277,21 +277,43 @@ def test_defocus_of_particles(
     assert any("Defoci differ" in sentence for sentence in summary["findings"])
 
 
+def _replaced_by_noise(bundled: Path, folder: Path, count: int) -> np.ndarray:
+    """Write the bundled set with some of its images replaced; which."""
+    with mrcfile.open(bundled / "particles.mrcs") as file:
+        images = np.array(file.data, np.float32)
+    draw = np.random.default_rng(0)
+    junk = draw.permutation(len(images))[:count]
+    images[junk] = draw.standard_normal((count, *images.shape[1:]))
+    with mrcfile.new(folder / "particles.mrcs") as file:
+        file.set_data(images)
+        file.set_image_stack()
+        file.voxel_size = 3.5
+    (folder / "particles.star").write_text((bundled / "particles.star").read_text())
+    return junk
+
+
+@pytest.mark.slow
+def test_pure_noise_has_no_resolution_beyond_the_shared_reference(
+    bundled: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _replaced_by_noise(bundled, tmp_path, 600)
+    star, out = tmp_path / "particles.star", tmp_path / "out"
+    assert main(["cryoem", "refine", str(star), "--reference", str(reference), "--out", str(out), "--json"]) in (0, 3)
+    summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    shared = 64 * 3.5 / 10.0
+    assert summary["resolution_0143"] >= shared
+    words = " ".join(summary["findings"])
+    assert f"nothing but the reference below {shared:.1f} Angstrom" in words
+    assert "the images have added no resolution" in words
+    assert "say next to nothing" in words
+
+
 @pytest.mark.slow
 def test_junk_is_left_out_and_counted(
     bundled: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A fifth of the images replaced by noise."""
-    with mrcfile.open(bundled / "particles.mrcs") as file:
-        images = np.array(file.data, np.float32)
-    draw = np.random.default_rng(0)
-    junk = draw.permutation(600)[:120]
-    images[junk] = draw.standard_normal((120, 64, 64))
-    with mrcfile.new(tmp_path / "particles.mrcs") as file:
-        file.set_data(images)
-        file.set_image_stack()
-        file.voxel_size = 3.5
-    (tmp_path / "particles.star").write_text((bundled / "particles.star").read_text())
+    junk = _replaced_by_noise(bundled, tmp_path, 120)
     out = tmp_path / "out"
     summary = _run(capsys, tmp_path / "particles.star", "--reference", reference, "--out", out)
     weights = read_star(summary["outputs"]["data"])["particles"].numbers("rlnMaxValueProbDistribution")

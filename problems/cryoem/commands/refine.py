@@ -139,7 +139,7 @@ def _summary(outcome: "Outcome") -> dict[str, Any]:
         "particles": len(particles),
         "box": particles.box,
         "pixel_size": particles.pixel_size,
-        "resolution_0143": curves.resolution(),
+        "resolution_0143": outcome.resolution,
         "resolution_05": curves.resolution(threshold=0.5),
         "resolution_0143_unmasked": curves.resolution(curve="unmasked"),
         "junk": int(outcome.junk.sum()),
@@ -218,13 +218,15 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
 
     refined, curves = outcome.refined, outcome.result.prior.curves
     particles = refined.particles
-    extent, first, last = particles.box * particles.pixel_size, refined.iterations[0], refined.iterations[-1]
+    extent, last = particles.box * particles.pixel_size, refined.iterations[-1]
     state = "came to rest" if refined.converged else "had NOT come to rest when it had to end (--iterations)"
     sentences = [
-        f"Half maps agree to {curves.resolution():.2f} Angstrom (FSC 0.143, corrected for the mask). They share "
-        f"nothing but the reference below {extent / first.radius:.1f} Angstrom. The refinement {state} after "
+        f"Half maps agree to {outcome.resolution:.2f} Angstrom (FSC 0.143, corrected for the mask). They share "
+        f"nothing but the reference below {outcome.shared:.1f} Angstrom. The refinement {state} after "
         f"{len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} degrees (median)."
     ]
+    if outcome.resolution >= outcome.shared:
+        sentences.append("That is no further than what they share: the images have added no resolution.")
     if refined.tells_nothing:
         sentences.append(
             f"The images say next to nothing about the map: half of its projections explain less than "

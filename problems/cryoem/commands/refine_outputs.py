@@ -56,6 +56,19 @@ class Outcome:
     symmetry: str
 
     @property
+    def shared(self) -> float:
+        """Angstrom to which the halves share the reference."""
+        particles = self.refined.particles
+        return particles.box * particles.pixel_size / self.refined.iterations[0].radius
+
+    @property
+    def resolution(self) -> float:
+        """Angstrom, FSC 0.143 of the half maps, corrected for the mask. No finer than what the halves share if it ends
+        within one shell of that: a mask carries the agreement of shared shells into the next."""
+        found, extent = self.result.prior.curves.resolution(), self.shared * self.refined.iterations[0].radius
+        return max(found, self.shared) if extent / found < self.refined.iterations[0].radius + 1.0 else found
+
+    @property
     def local_quantiles(self) -> tuple[float, float, float]:
         """Local resolution of the molecule: 5th percentile, median, 95th percentile, Angstrom."""
         return self.local.quantiles(self.region)
