@@ -32,6 +32,24 @@ def _cell(x, y, z, size):
     return x0, y0, y1, z0, z1, fx, fy, fz
 
 
+@numba.njit(inline="always")
+@no_type_check
+def spread(grid, x, y, z, re, im, w):
+    """Add a value and its weight to the eight corners of the cell that holds a point with x >= 0; float32."""
+    one = np.float32(1.0)
+    x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, grid.shape[0])
+    for zj, tz in ((z0, one - fz), (z1, fz)):
+        for yj, tzy in ((y0, tz * (one - fy)), (y1, tz * fy)):
+            t = tzy * (one - fx)
+            grid[zj, yj, x0, 0] += t * re
+            grid[zj, yj, x0, 1] += t * im
+            grid[zj, yj, x0, 2] += t * w
+            t = tzy * fx
+            grid[zj, yj, x0 + 1, 0] += t * re
+            grid[zj, yj, x0 + 1, 1] += t * im
+            grid[zj, yj, x0 + 1, 2] += t * w
+
+
 @numba.njit(**_OPTIONS)
 @no_type_check
 def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
@@ -47,9 +65,7 @@ def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
         weights: (groups, shells) float32, 1 / noise power.
         points: (4, points) int32: row, column, ky, shell.
     """
-    size = grid.shape[0]
     half = np.float32(0.5)
-    one = np.float32(1.0)
     column_ramp, row_ramp = ramps
     for i in range(spectra.shape[0]):
         a00, a01, a02 = axes[i, 0, 0], axes[i, 0, 1], axes[i, 0, 2]
@@ -74,17 +90,7 @@ def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
             x, y, z = a00 * kx + a10 * ky, a01 * kx + a11 * ky, a02 * kx + a12 * ky
             if x < 0:
                 x, y, z, im = -x, -y, -z, -im
-            x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, size)
-            for zj, tz in ((z0, one - fz), (z1, fz)):
-                for yj, tzy in ((y0, tz * (one - fy)), (y1, tz * fy)):
-                    t = tzy * (one - fx)
-                    grid[zj, yj, x0, 0] += t * re
-                    grid[zj, yj, x0, 1] += t * im
-                    grid[zj, yj, x0, 2] += t * w
-                    t = tzy * fx
-                    grid[zj, yj, x0 + 1, 0] += t * re
-                    grid[zj, yj, x0 + 1, 1] += t * im
-                    grid[zj, yj, x0 + 1, 2] += t * w
+            spread(grid, x, y, z, re, im, w)
 
 
 @numba.njit(**_OPTIONS)

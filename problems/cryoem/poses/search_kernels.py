@@ -11,7 +11,7 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 
-from problems.cryoem.imaging.kernels import _OPTIONS, _cell
+from problems.cryoem.imaging.kernels import _OPTIONS, spread
 
 _RUN = 96  # orientations looked at together
 _FLOOR, _ZERO = np.float32(-30.0), np.float32(0.0)
@@ -152,8 +152,6 @@ def add_sparse(plus, minus, image, squares, numerator, denominator):
 def insert_slices(grid, axes, kx, ky, values, weights):
     """Add slices (batch, points) and their weights to a grid of (real, imaginary, weight); slices without weight are
     passed over. `axes` times the padding."""
-    size = grid.shape[0]
-    one = np.float32(1.0)
     for i in range(axes.shape[0]):
         for p in range(kx.shape[0]):
             w = weights[i, p]
@@ -165,14 +163,4 @@ def insert_slices(grid, axes, kx, ky, values, weights):
             z = axes[i, 0, 2] * kx[p] + axes[i, 1, 2] * ky[p]
             if x < 0:
                 x, y, z, im = -x, -y, -z, -im
-            x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, size)
-            for zj, tz in ((z0, one - fz), (z1, fz)):
-                for yj, tzy in ((y0, tz * (one - fy)), (y1, tz * fy)):
-                    t = tzy * (one - fx)
-                    grid[zj, yj, x0, 0] += t * re
-                    grid[zj, yj, x0, 1] += t * im
-                    grid[zj, yj, x0, 2] += t * w
-                    t = tzy * fx
-                    grid[zj, yj, x0 + 1, 0] += t * re
-                    grid[zj, yj, x0 + 1, 1] += t * im
-                    grid[zj, yj, x0 + 1, 2] += t * w
+            spread(grid, x, y, z, re, im, w)
