@@ -1,12 +1,12 @@
 """A density from particles with known poses: `sciml cryoem reconstruct` beside `relion_reconstruct`, whole processes
 in turn.
 
-    python benchmarks/known_poses.py [PARTICLES.star TRUTH.mrc] [--repeats N]
+    python benchmarks/cryoem_known_poses.py [PARTICLES.star TRUTH.mrc] [--repeats N]
 
 Both programs get one thread. CPU seconds are user + system of the whole process, memory is its maximum resident set.
 Maps are compared with the truth in a soft sphere of 0.40 box. `sciml` makes two half maps, the full map, FSC,
 uncertainty and figures in that time; `relion_reconstruct` one map. Without arguments a set of 2,000 particles is
-simulated. Writes benchmarks/results/known_poses.json.
+simulated. Writes benchmarks/results/cryoem_known_poses.json.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def main() -> None:
         print("  ".join(f"{cell or key:>18}" for key, cell in zip(row, cells, strict=True)))
     (HERE / "results").mkdir(exist_ok=True)
     record = {"particles": star.name, "repeats": options.repeats, "rows": rows}
-    write_atomic(HERE / "results" / "known_poses.json", to_json(record, indent=1) + "\n")
+    write_atomic(HERE / "results" / "cryoem_known_poses.json", to_json(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

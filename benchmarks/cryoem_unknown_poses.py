@@ -1,13 +1,13 @@
 """From particles without poses to a map: `sciml cryoem abinitio`, then `refine`, beside `relion_refine --sgd`, whole
 processes in turn, one thread each.
 
-    python benchmarks/unknown_poses.py [PARTICLES.star TRUTH.mrc] [--seeds N] [--relion] [--no-refine]
+    python benchmarks/cryoem_unknown_poses.py [PARTICLES.star TRUTH.mrc] [--seeds N] [--relion] [--no-refine]
 
 CPU seconds are user + system of the whole process, memory is its maximum resident set. Maps are aligned with the truth
 over rotation, shift and hand (`problems.cryoem.maps.alignment`), then compared in a soft sphere of 0.40 box. Pose
 errors are those against the poses in the STAR file, which neither program looks at. Without arguments a set of 2,000
 particles is simulated. `--relion` runs RELION's ab initio as well, with a schedule shortened to about eight CPU minutes
-for 2,000 images of 64 x 64. Writes benchmarks/results/unknown_poses.json.
+for 2,000 images of 64 x 64. Writes benchmarks/results/cryoem_unknown_poses.json.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from cases.processes import measure
-from known_poses import HERE, SCIML, simulate
+from cryoem_known_poses import HERE, SCIML, simulate
 
 from problems.cryoem.files.mrc import read_volume
 from problems.cryoem.files.particles import read_particles
@@ -119,7 +119,7 @@ def main() -> None:
         cells = "  ".join(f"{key} {value:.4g}" for key, value in middle.items())
         print(f"median of {len(own)}: {program}: {cells}  correlation of at least 0.9: {good} of {len(own)}")
     (HERE / "results").mkdir(exist_ok=True)
-    write_atomic(HERE / "results" / "unknown_poses.json", to_json({"set": star.name, "rows": rows}, indent=1) + "\n")
+    write_atomic(HERE / "results" / "cryoem_unknown_poses.json", to_json({"set": star.name, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
