@@ -119,7 +119,8 @@ def main() -> None:
         cells = "  ".join(f"{key} {value:.4g}" for key, value in middle.items())
         print(f"median of {len(own)}: {program}: {cells}  correlation of at least 0.9: {good} of {len(own)}")
     (HERE / "results").mkdir(exist_ok=True)
-    write_atomic(HERE / "results" / "cryoem_unknown_poses.json", to_json({"set": star.name, "rows": rows}, indent=1) + "\n")
+    record = to_json({"set": star.name, "rows": rows}, indent=1)
+    write_atomic(HERE / "results" / "cryoem_unknown_poses.json", record + "\n")
 
 
 if __name__ == "__main__":
