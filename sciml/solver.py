@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from sciml import distributed
@@ -75,7 +76,8 @@ def solve(
     loop.snapshots = None if loop.stage is None else Snapshots(loop.stage)
     loop.resume()
     if loop.result is None:
-        with Interrupts() as interrupts, Progress(type(problem).__name__) as progress:
+        # scipy's BLAS beside torch's own threads: each would wait, spinning, for cores that the other holds.
+        with threadpool_limits(1, "blas"), Interrupts() as interrupts, Progress(type(problem).__name__) as progress:
             loop.run(interrupts, progress)
     solution = loop.solution()
     if throw and solution.result not in (Result.CONVERGED, Result.MAX_STEPS):

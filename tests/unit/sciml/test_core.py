@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import sciml
 from sciml import batches, checkpoint
@@ -416,3 +417,29 @@ def test_residuals_alone_make_a_loss() -> None:
     assert {name: float(term) for name, term in terms.items()} == {"a": 2.5, "b": 9.0}
     with pytest.raises(InputError, match="Nothing has neither a method `loss` nor `least_squares`"):
         Nothing().loss(model, torch.zeros(1))
+
+
+def test_the_blas_keeps_to_one_thread_while_torch_works() -> None:
+    """Both pools spinning for the same cores made a solve on two cores four times slower."""
+    import scipy.linalg.blas  # noqa: F401  brings its OpenBLAS
+
+    seen: list[list[int]] = []
+
+    class Watched(sciml.Problem):
+        def sample(self, size, generator):
+            return torch.rand(size or 8, 1, generator=generator)
+
+        def loss(self, model, batch):
+            seen.append(_blas_threads())
+            return {"fit": (model(batch) - 1.0).square().mean()}
+
+    with threadpool_limits(2, "blas"):
+        before = _blas_threads()
+        sciml.solve(Watched(), torch.nn.Linear(1, 1), [sciml.SGD(lr=0.1, steps=2)], switch=2)
+        assert _blas_threads() == before
+    assert before
+    assert seen[-1] == [1] * len(before)
+
+
+def _blas_threads() -> list[int]:
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
