@@ -94,7 +94,7 @@ def refocus(grid, points, index, images, poses, settings, optics, report):
         ramps = _ramps(poses[i, 3, 0], poses[i, 3, 1], settings)
         for start in range(0, count, CHUNK):
             stop = min(start + CHUNK, count)
-            _slice(grid, axes, points, index, image, ramps, np.float32(0.0), start, stop, work)
+            _slice(grid, axes, points, index, image, ramps, np.float32(0.0), (start, stop), work)
             for p in range(start, stop):
                 pairs[0, p], pairs[1, p] = work[0, p - start], work[1, p - start]
                 pairs[2, p], pairs[3, p] = work[6, p - start], work[7, p - start]

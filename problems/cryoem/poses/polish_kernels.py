@@ -34,8 +34,17 @@ UNKNOWNS = 5
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _lerp(c000, c001, c010, c011, c100, c101, c110, c111, fx, fy, fz):
-    """Trilinear value of a cell (corners named z y x) and its derivatives along x, y, z."""
+def _lerp(rows, i, part, fx, fy, fz):
+    """Trilinear value of a cell and its derivatives along x, y, z.
+
+    Args:
+        rows: along x, (voxels, 2), through the corners (z, y) = (0, 0), (0, 1), (1, 0), (1, 1).
+        i: lower corner in x. part: 0 for the real, 1 for the imaginary part. fx, fy, fz: place within the cell.
+    """
+    c000, c001 = rows[0][i, part], rows[0][i + 1, part]
+    c010, c011 = rows[1][i, part], rows[1][i + 1, part]
+    c100, c101 = rows[2][i, part], rows[2][i + 1, part]
+    c110, c111 = rows[3][i, part], rows[3][i + 1, part]
     x00, x01, x10, x11 = c001 - c000, c011 - c010, c101 - c100, c111 - c110
     v00, v01, v10, v11 = c000 + fx * x00, c010 + fx * x01, c100 + fx * x10, c110 + fx * x11
     y0, y1 = v01 - v00, v11 - v10
@@ -47,12 +56,14 @@ def _lerp(c000, c001, c010, c011, c100, c101, c110, c111, fx, fy, fz):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _slice(grid, axes, points, index, image, ramps, scale, start, stop, work):
-    """Fill `work` with P, Z, D and the residual, real and imaginary parts, of the points start ... stop - 1.
+def _slice(grid, axes, points, index, image, ramps, scale, span, work):
+    """Fill `work` with P, Z, D and the residual, real and imaginary parts, of a span of points (first, and one past
+    the last).
 
     P, Z, D are multiplied by the transfer. The residual is the image value, turned by the offset into the frame of the
     reference, less `scale` times P.
     """
+    start, stop = span
     center = (grid.shape[0] - 1) // 2
     a00, a01, a02 = axes[0, 0], axes[0, 1], axes[0, 2]
     a10, a11, a12 = axes[1, 0], axes[1, 1], axes[1, 2]
@@ -68,16 +79,9 @@ def _slice(grid, axes, points, index, image, ramps, scale, start, stop, work):
         floor_y, floor_z = np.float32(math.floor(y)), np.float32(math.floor(z))
         i, m, n = int(x), int(floor_y) + center, int(floor_z) + center
         fx, fy, fz = x - np.float32(i), y - floor_y, z - floor_z
-        low, high = grid[n, m], grid[n, m + 1]
-        far_low, far_high = grid[n + 1, m], grid[n + 1, m + 1]
-        pr, xr, yr, zr = _lerp(
-            low[i, 0], low[i + 1, 0], high[i, 0], high[i + 1, 0],
-            far_low[i, 0], far_low[i + 1, 0], far_high[i, 0], far_high[i + 1, 0], fx, fy, fz,
-        )  # fmt: skip
-        pi, xi, yi, zi = _lerp(
-            low[i, 1], low[i + 1, 1], high[i, 1], high[i + 1, 1],
-            far_low[i, 1], far_low[i + 1, 1], far_high[i, 1], far_high[i + 1, 1], fx, fy, fz,
-        )  # fmt: skip
+        rows = (grid[n, m], grid[n, m + 1], grid[n + 1, m], grid[n + 1, m + 1])
+        pr, xr, yr, zr = _lerp(rows, i, 0, fx, fy, fz)
+        pi, xi, yi, zi = _lerp(rows, i, 1, fx, fy, fz)
         transfer = image[0, p]
         mirrored = transfer * sign
         dx, dy, dz = ky * a00 - kx * a10, ky * a01 - kx * a11, ky * a02 - kx * a12
@@ -191,7 +195,7 @@ def evaluate(grid, points, index, image, pose, settings, work, total, normal):
     scale = np.float32(pose[3, 2])
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
-        _slice(grid, axes, points, index, image, ramps, scale, start, stop, work)
+        _slice(grid, axes, points, index, image, ramps, scale, (start, stop), work)
         _moments(work, points, start, stop, total)
     return _close(total, float(scale), settings, normal)
 
