@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import finished, torchrun
+from processes import finished, torchrun, unwatched
 
 import sciml
 from sciml import batches, distributed, files, gradients
@@ -382,11 +382,12 @@ def test_a_process_that_does_not_answer_is_not_waited_for_without_end(tmp_path):
 
 @pytest.mark.slow
 def test_the_end_of_one_process_is_told_by_the_others_at_once(tmp_path):
-    process = torchrun(script(tmp_path, LONG), tmp_path, "1000000")
-    started(process, tmp_path)
+    stays, dies = unwatched(script(tmp_path, LONG), tmp_path, "1000000")
+    started(stays, tmp_path)
     began = time.monotonic()
     (tmp_path / "die").touch()
-    code, _, errors = finished(process)
+    assert finished(dies)[0] == 9
+    code, _, errors = finished(stays)
     assert code == 1 and time.monotonic() - began < 20
     assert "process 0 of 2: another process of this run ended" in errors
 
