@@ -77,6 +77,9 @@ def read_mask(path: str | Path, box: int) -> Float[np.ndarray, "n n n"]:
     return np.clip(mask, 0.0, 1.0)
 
 
+_SPECK = 0.05  # of the largest component's voxels: a smaller one is taken for noise, a larger one for a domain
+
+
 @dataclass(frozen=True)
 class AutomaticMask:
     """How a mask is found in a map.
@@ -119,7 +122,7 @@ class AutomaticMask:
         return cosine_edge((voxels * pixel_size - self.extend).astype(np.float32), self.edge)
 
     def region(self, volume: Float[np.ndarray, "n n n"], pixel_size: float) -> Bool[np.ndarray, "n n n"]:
-        """Where the molecule is: low-pass, threshold, largest connected component.
+        """Where the molecule is: low-pass, threshold, connected components, but no specks of noise.
 
         The solvent is what lies outside the sphere that touches the box; its mean and deviation, by median and median
         absolute deviation, set the threshold. Where it is flat (a map that was masked before), the threshold is 5 % of
@@ -141,4 +144,5 @@ class AutomaticMask:
         if not count:
             raise InputError(f"No part of the map rises {self.deviations:g} deviations above its solvent; give a mask.")
         sizes = np.bincount(labels.ravel())
-        return labels == 1 + int(np.argmax(sizes[1:]))
+        sizes[0] = 0  # below the threshold
+        return (sizes >= _SPECK * sizes.max())[labels]

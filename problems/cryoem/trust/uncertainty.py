@@ -19,7 +19,6 @@ both halves alike, nor of frequencies beyond the last shell. The README gives th
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import scipy.fft
@@ -33,8 +32,10 @@ from problems.cryoem.reconstruction.accumulation import HALF_FLOOR, positive
 from problems.cryoem.reconstruction.direct import Reconstruction
 from problems.cryoem.reconstruction.prior import MAP_SPHERE, fsc_error, mean_if_positive
 
-_WINDOW = 2.0  # resolution lengths, the deviation of the window of all local mean squares
-_LEVELS = (-1.0, 0.001, 0.05, 0.2, 0.5, 0.8, 1.0)  # of a mask, between which the density it takes away is averaged
+_WINDOW = 2.0  # resolution lengths, the deviation of the window of local mean squares of noise
+_SIGNAL_WINDOW = 1.0
+_WHOLE = 0.999  # of a mask: from here on it takes nothing away
+_STEEPEST = 2.0  # logarithm of the fall of the density's mean square within a resolution length outside of a mask
 _SURE = 0.5  # FSC from which on the signal's power is taken shell by shell
 
 
@@ -94,7 +95,8 @@ def uncertainty(result: Reconstruction) -> Uncertainty:
     width = _WINDOW * min(result.prior.curves.resolution() / pixel_size, 0.125 * box)
     draw = noise_draw(result, sums)
     noise = local_mean_square(draw, width)
-    signal = np.maximum(local_mean_square(result.full, width) - noise, 0.0)  # the map's own square less its noise
+    # The map's own square less its noise, in a narrower window: there is no signal beside the molecule.
+    signal = np.maximum(local_mean_square(result.full, _SIGNAL_WINDOW / _WINDOW * width) - noise, 0.0)
     region = np.square(result.prior.region)
     level = float((signal * region).sum() / region.sum())
     aliases = _aliases(np.square(result.full), result.accumulated.sums[0].padding)
@@ -109,19 +111,35 @@ def uncertainty(result: Reconstruction) -> Uncertainty:
 
 
 def _cut_away(result: Reconstruction, mask: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, "n n n"]:
-    """Mean square of the density that a mask takes away, by the value of the mask: the product of the half maps,
-    filtered to their resolution, whose noise is independent. At least a millionth of that inside."""
-    box, pixel_size, curves = len(mask), result.accumulated.pixel_size, result.prior.curves
-    first, second = (low_pass(half, pixel_size, curves.resolution()) for half in (result.half1, result.half2))
+    """Mean square of the density that a mask takes away, by the distance from where it begins to.
+
+    It is the product of the half maps, filtered to their resolution, whose noise is independent. Where it is lost in
+    that noise it is taken to fall exponentially: it soon is much less than can be measured. At least a millionth of the
+    mean inside.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    box, pixel_size, limit = len(mask), result.accumulated.pixel_size, result.prior.curves.resolution()
+    first, second = (low_pass(half, pixel_size, limit) for half in (result.half1, result.half2))
     product, inside = first * second, soft_sphere(box, MAP_SPHERE * box, 0.0) > 0
     floor = 1e-6 * max(float(product[mask > 0.5].mean()), 0.0) + 1e-30
-    centers, squares = [], []
-    for low, high in pairwise(_LEVELS):
-        members = inside & (mask > low) & (mask <= high)
-        if members.any():
-            centers.append(float(mask[members].mean()))
-            squares.append(max(float(product[members].mean()), floor))
-    return np.interp(mask, centers, squares) if centers else np.full(mask.shape, floor)
+    distance = np.asarray(distance_transform_edt(mask < _WHOLE), np.float32)
+    shell = distance.astype(np.int64)  # 0: nothing is cut away
+    members = inside & (shell > 0)
+    if not members.any():
+        return np.full(mask.shape, floor)
+    voxels = np.bincount(shell[members])
+    mean, square = (
+        np.bincount(shell[members], values[members]) / np.maximum(voxels, 1) for values in (product, product**2)
+    )
+    found = np.flatnonzero(voxels)
+    # Noise within a sphere of frequencies has as many independent values as the sphere has Fourier voxels.
+    independent = np.maximum(voxels[found] * (4.0 / 3.0) * np.pi * (pixel_size / limit) ** 3, 1.0)
+    power, error = mean[found], np.sqrt(square[found] / independent) + floor
+    weak = int(np.argmax(np.append(power < 3.0 * error, True)))
+    if weak < len(power):
+        power[weak:] = _falling(power[weak:], error[weak:], _STEEPEST * (len(power) - weak) * pixel_size / limit)
+    return np.interp(distance, found + 0.5, np.maximum(power, floor))
 
 
 def _aliases(square: Float[np.ndarray, "n n n"], padding: int) -> float:
@@ -160,26 +178,25 @@ def _missing(result: Reconstruction, sums: SolveSums) -> float:
     strong = max(0.0, float((share * power)[:weak].sum()))
     if len(curve) - weak < 3:
         return strong + max(0.0, float((share * power)[weak:].sum()))
-    return strong + _falling_sum(power[weak:], error[weak:], share[weak:])
+    return strong + float(share[weak:] @ _falling(power[weak:], error[weak:]))
 
 
-def _falling_sum(
-    power: Float[np.ndarray, " weak"], error: Float[np.ndarray, " weak"], share: Float[np.ndarray, " weak"]
-) -> float:
-    """Expected sum of share times power, where the power falls with the shell s like A exp(-B s), A and B unknown.
+def _falling(
+    power: Float[np.ndarray, " some"], error: Float[np.ndarray, " some"], steepest: float = 8.0
+) -> Float[np.ndarray, " some"]:
+    """Expected powers of shells in which the power falls like A exp(-B s), A and B unknown, s from 0 to the last shell.
 
     The mean over A > 0 and B >= 0 given the measured powers and their errors; both are equally likely beforehand, A at
-    the first of the shells, B up to a fall by e^8 at the last.
+    the first of the shells, B up to a fall by exp(`steepest`) at the last.
     """
     steps = np.linspace(0.0, 1.0, len(power))
-    shape = np.exp(-np.linspace(0.0, 8.0, 81)[:, None] * steps)
+    shape = np.exp(-np.linspace(0.0, steepest, 81)[:, None] * steps)
     information = (np.square(shape / error)).sum(1)
     best, deviation = (shape * power / np.square(error)).sum(1) / information, 1.0 / np.sqrt(information)
     # Likelihood of B: exp(-chi^2 / 2) integrated over A > 0.
     logarithm = 0.5 * np.square(best / deviation) + np.log(deviation) + log_ndtr(best / deviation)
     likelihood = np.exp(logarithm - logarithm.max())
-    sums = mean_if_positive(best, deviation) * (shape @ share)
-    return float((likelihood * sums).sum() / likelihood.sum())
+    return (likelihood * mean_if_positive(best, deviation)) @ shape / likelihood.sum()
 
 
 def noise_draw(result: Reconstruction, sums: SolveSums | None = None) -> Float[np.ndarray, "n n n"]:

@@ -57,6 +57,16 @@ def test_automatic_mask_finds_the_molecule_and_nothing_else() -> None:
     assert radius == pytest.approx(30 + 10 + 6, abs=6)  # the low-pass moves the threshold's surface outwards
 
 
+def test_automatic_mask_keeps_domains_that_do_not_touch() -> None:
+    """Of three balls side by side, the smallest with an eighth of the largest's volume, none is lost."""
+    line = 3.0 * (np.arange(48) - 24)
+    z, y, x = np.meshgrid(line, line, line, indexing="ij")
+    inside = [z**2 + y**2 + (x - place) ** 2 < radius**2 for place, radius in ((-30, 20), (20, 15), (52, 10))]
+    volume = np.any(inside, axis=0).astype(np.float32)
+    mask = AutomaticMask(lowpass=15.0, extend=3.0, edge=6.0).find(volume, 3.0)
+    assert all((mask[ball] == 1).all() for ball in inside)
+
+
 def test_automatic_mask_of_a_ribosome(shared: Path) -> None:
     truth = read_volume(shared / "data/p64/truth64.mrc").array
     noisy = truth + 0.05 * np.random.default_rng(0).standard_normal(truth.shape).astype(np.float32)

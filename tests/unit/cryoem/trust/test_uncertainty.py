@@ -7,9 +7,10 @@ import pytest
 
 from problems.cryoem import read_particles, reconstruct
 from problems.cryoem.files.mrc import read_volume
-from problems.cryoem.maps.masks import soft_sphere
+from problems.cryoem.maps.masks import cosine_edge, soft_sphere
 from problems.cryoem.reconstruction.accumulation import Settings
-from problems.cryoem.trust.uncertainty import _falling_sum, local_mean_square, noise_draw, uncertainty
+from problems.cryoem.simulation import simulate
+from problems.cryoem.trust.uncertainty import _falling, local_mean_square, noise_draw, uncertainty
 
 
 def _scores(star: Path, truth: Path) -> tuple[float, list[float]]:
@@ -50,6 +51,26 @@ def test_calibration_inside_and_outside_an_automatic_mask(shared: Path) -> None:
     inside = np.sqrt(line[:, None, None] ** 2 + line[:, None] ** 2 + line**2) < 0.4 * 64
     assert np.sqrt(np.square(scores[inside]).mean()) == pytest.approx(1.0, abs=0.1)
     assert np.sqrt(np.square(scores[(mask < 0.5) & inside]).mean()) == pytest.approx(1.2, abs=0.2)
+
+
+def test_nothing_but_noise_beside_a_mask_is_said_to_fall_off(tmp_path: Path) -> None:
+    """A slim molecule: right where the mask's edge cuts it, and where it is not the error bar fades with the distance
+    instead of staying at the least that the half maps can see."""
+    line = np.arange(32) - 16
+    z, y, x = np.meshgrid(line, line, line, indexing="ij")
+    density = np.exp(-(z**2 / 60.0 + y**2 / 4.0 + x**2 / 4.0)).astype(np.float32)
+    simulation = simulate.Simulation(number=600, box=32, pixel_size=5.0, snr=0.1, shift=5.0)
+    density = simulate.scale_to_snr(simulation, density)
+    simulate.write_particles(simulation, density, tmp_path)
+    radius = np.sqrt(y**2 + x**2)
+    mask = cosine_edge(radius - 4.0, 4.0) * cosine_edge(np.abs(z) - 10.0, 4.0)
+    result = reconstruct(read_particles(tmp_path / "particles.star"), Settings(mask=mask.astype(np.float32)))
+    std = uncertainty(result).std
+    scores = (result.full - density) / std
+    assert scores[mask > 0.5].std() == pytest.approx(1.0, abs=0.1)
+    assert scores[(mask > 0.5) & (mask < 0.999)].std() == pytest.approx(1.0, abs=0.15)
+    near, far = (std[(mask == 0) & (radius >= a) & (radius < b)].mean() for a, b in ((8, 9), (12, 13)))
+    assert far < 0.7 * near
 
 
 def test_predicted_and_measured_noise_agree(root: Path) -> None:
@@ -93,21 +114,19 @@ def test_weak_shells_tell_the_sum_together() -> None:
     found, plain = [], []
     for _ in range(200):
         power = truth + error * draw.standard_normal(18)
-        found.append(_falling_sum(power, error, share))
+        found.append(float(share @ _falling(power, error)))
         plain.append(float((share * power).sum()))
     wanted = float((share * truth).sum())
     assert np.mean(found) == pytest.approx(wanted, rel=0.15)
     assert np.std(found) < 0.6 * np.std(plain)
-    exact = _falling_sum(truth, 1e-4 * error, share)
+    exact = float(share @ _falling(truth, 1e-4 * error))
     assert exact == pytest.approx(wanted, rel=0.02)
-    assert _falling_sum(-truth, error, share) > 0.0
+    assert (_falling(-truth, error) > 0.0).all()
 
 
 def test_few_views_in_a_cone_are_known_to_miss_signal(tmp_path: Path) -> None:
     """Views within 40 degrees of one axis: the z-scores stay near 1 although half of the error is missing signal."""
     from dataclasses import dataclass
-
-    from problems.cryoem.simulation import simulate
 
     @dataclass(frozen=True)
     class Cone(simulate.Simulation):
