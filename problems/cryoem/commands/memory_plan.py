@@ -104,13 +104,8 @@ def _points(radius: float) -> float:
 
 def _blocks(particles: "Particles", batch_mb: float) -> float:
     """A block of images on its way to Fourier values (`accumulation.batches`, `image_spectra.whitened`): the images as
-    read, prepared, their transform and the phases; or, before, the images that noise is measured from."""
-    from problems.cryoem.reconstruction.noise import sample_indices
-
-    one = 4.0 * particles.box**2
-    block = min(batch_mb * 2**20, one * len(particles))
-    sample = one * len(sample_indices(np.unique(particles.optics_group, return_inverse=True)[1].reshape(-1)))
-    return max(4.0 * block, 2.5 * sample)
+    read, prepared, their transform and the phases."""
+    return 4.0 * min(batch_mb * 2**20, 4.0 * particles.box**2 * len(particles))
 
 
 def _stack_bytes(particles: "Particles") -> float:
@@ -138,6 +133,7 @@ def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
         ("slices of the map and their sums", views * points * 28.0),
         ("padded volumes", options.classes * padded * 16.0),
         ("a block of images", _blocks(particles, options.settings.batch_mb)),
+        ("the map on the grid of the images, as it is written", 24.0 * options.classes * box**3),
     ]
     steps = [(rounds[0], options.starts / 2**place) for place, rounds in enumerate(start_map.ROUNDS)]
     batch = float(np.clip(used / 4, 32, 192))

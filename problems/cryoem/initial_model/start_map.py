@@ -203,7 +203,7 @@ def abinitio(
     draw = np.random.default_rng(options.seed)
     chosen = np.sort(draw.permutation(len(particles))[:MOST])
     radius = min(plan.stop + AHEAD, particles.box / 2)
-    images = image_spectra(particles, noise, radius, settings, chosen, watch)
+    images = image_spectra(particles, views, noise, radius, settings, chosen, watch)
     problem = AbInitio(particles, images, plan, options)
     model, race = _race(problem, options, draw, look)
     stage = None if run is None else run.stage("abinitio")

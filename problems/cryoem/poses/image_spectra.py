@@ -15,7 +15,7 @@ from jaxtyping import Complex, Float, Int
 
 from problems.cryoem.files.particle_set import Particles
 from problems.cryoem.imaging import ctf, fourier
-from problems.cryoem.reconstruction.accumulation import Settings, own_batches, own_images, views_of
+from problems.cryoem.reconstruction.accumulation import Settings, own_batches, own_images
 from problems.cryoem.reconstruction.insertion import Views
 from problems.cryoem.reconstruction.noise import NoiseModel
 from sciml import distributed
@@ -91,6 +91,7 @@ def whitened(images: Float[np.ndarray, "batch n n"], disc: Disc, noise: NoiseMod
 
 def image_spectra(
     particles: Particles,
+    views: Views,
     noise: NoiseModel,
     radius: float,
     settings: Settings,
@@ -101,16 +102,16 @@ def image_spectra(
     run read a part each, and keep all.
 
     Args:
-        particles: the set; poses are not used. noise: of it. radius: at most half the box.
-        settings: how images are read, and whether they have a CTF.
+        particles: the set. views: CTF and noise group of each of them; offsets and axes are not used.
+        noise: of these groups. radius: at most half the box.
+        settings: how images are read.
         rows: which images; None for all.
         watch: called with the number of images done.
 
     Raises:
         InputError: an unusable image.
     """
-    disc, views = Disc(particles.box, radius), views_of(particles, settings.use_ctf)
-    views = views if rows is None else views.take(rows)
+    disc, views = Disc(particles.box, radius), views if rows is None else views.take(rows)
     values = np.empty((len(views), len(disc)), np.complex64)
     transfer = np.empty((len(views), len(disc)), np.float32)
     with distributed.together():

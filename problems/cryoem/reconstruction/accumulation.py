@@ -90,15 +90,6 @@ def views_of(particles: Particles, use_ctf: bool = True) -> Views:
     )
 
 
-def measure_noise(particles: Particles, groups: Int[np.ndarray, " particles"], settings: Settings) -> NoiseModel:
-    """Noise of a particle set from up to 1,000 of its images."""
-    which = sample_indices(groups)
-    images = particles.images(which)
-    particles.check_finite(images, which)
-    diameter = None if settings.diameter is None else settings.diameter / particles.pixel_size
-    return measure(images, groups[which], Background.outside(particles.box, diameter), settings.normalize)
-
-
 def batches(
     particles: Particles, settings: Settings, rows: Int[np.ndarray, " some"] | None = None
 ) -> Iterator[tuple[slice, Float[np.ndarray, "batch n n"]]]:
@@ -131,6 +122,14 @@ def batches(
             if following is not None:
                 pending.append(reader.submit(read, following))
             yield part, images
+
+
+def measure_noise(particles: Particles, groups: Int[np.ndarray, " particles"], settings: Settings) -> NoiseModel:
+    """Noise of a particle set from up to 1,000 of its images."""
+    which = sample_indices(groups)
+    blocks = (images for _, images in batches(particles, settings, which))
+    diameter = None if settings.diameter is None else settings.diameter / particles.pixel_size
+    return measure(blocks, groups[which], Background.outside(particles.box, diameter), settings.normalize)
 
 
 def own_images(count: int) -> slice:

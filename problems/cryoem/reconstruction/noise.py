@@ -6,6 +6,7 @@ spectrum, scaled to the whole image, estimates sigma^2 of a Fourier point, the v
 sigma^2. A window smooths the spectrum over a few shells. Nothing here needs poses.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,26 +126,30 @@ class NoiseModel:
         """Images with background mean 0 and, if there is a `reference`, on its scale; the argument is changed."""
         images -= self.background.means(images)[:, None, None].astype(images.dtype)
         if self.reference is not None:
-            background = self.background if self.by_background else None
-            scales = noise_scales(images, self.reference[groups], background)
+            spectra = image_power(images, self.background if self.by_background else None)
+            scales = noise_scales(spectra, self.reference[groups], images.shape[-1])
             images /= np.where(scales > 1e-6, scales, 1.0)[:, None, None].astype(images.dtype)
         return images
 
 
+def image_power(
+    images: Float[np.ndarray, "batch n n"], background: Background | None = None
+) -> Float[np.ndarray, "batch shells"]:
+    """Mean |F|^2 of each image in each shell 0 ... n // 2, or what its background says of it, float64."""
+    if background is not None:
+        return background.power(images)
+    return _shell_power(fourier.corner_transform(images), images.shape[-1])
+
+
 def noise_scales(
-    images: Float[np.ndarray, "batch n n"],
-    power: Float[np.ndarray, "batch shells"],
-    background: Background | None = None,
+    spectra: Float[np.ndarray, "batch shells"], power: Float[np.ndarray, "batch shells"], size: int
 ) -> Float[np.ndarray, " batch"]:
-    """Root mean square of each image's Fourier values, or of its background's, over those that noise of this power
-    would have.
+    """Root mean square of each image's Fourier values (`image_power`) over those that noise of this power would have.
 
     The shells below an eighth of the box, where the signal is, stay out. All others count alike, so that colored noise
     is measured as well as white: a background deviation would hang on its few strongest frequencies.
     """
-    size = images.shape[-1]
     first = size // 8
-    spectra = _shell_power(fourier.corner_transform(images), size) if background is None else background.power(images)
     points = np.bincount(fourier.HalfPlane(size).shell, minlength=size // 2 + 1)[first:]
     return np.sqrt((spectra[:, first:] / power[:, first:]) @ (points / points.sum()))
 
@@ -160,7 +165,7 @@ def sample_indices(groups: Int[np.ndarray, " particles"], count: int = _SAMPLE) 
 
 
 def measure(
-    images: Float[np.ndarray, "some n n"],
+    blocks: Iterable[Float[np.ndarray, "_ n n"]],
     groups: Int[np.ndarray, " some"],
     background: Background,
     normalize: Normalize = "auto",
@@ -168,28 +173,30 @@ def measure(
     """Estimate the noise from a sample of images.
 
     Args:
-        images: a sample, every group among them (`sample_indices`).
-        groups: their optics groups, 0 ... groups - 1.
+        blocks: a sample of the images, a few at a time, every group among them (`sample_indices`).
+        groups: optics group of each of these images, 0 ... groups - 1.
         background: where to look.
         normalize: whether images are brought to one noise level; auto: when theirs differ by more than 10 %.
     """
-    images = images - background.means(images)[:, None, None].astype(images.dtype)
+    found = []
+    for block in blocks:
+        images = block - background.means(block)[:, None, None].astype(block.dtype)
+        square = np.square(images, dtype=np.float64).mean((1, 2))
+        found.append((square, background.power(images), image_power(images)))
+    whole, outside, everywhere = (np.concatenate(parts) for parts in zip(*found, strict=True))
     count = int(groups.max()) + 1
-    whole = np.square(images, dtype=np.float64).mean((1, 2))
-    spectra = background.power(images)
     # A masked or artificial background holds no noise: fall back on the images as a whole.
-    blank = spectra[:, 1:].mean(1) < 1e-6 * whole * background.size**2
-    if blank.any():
-        spectra[blank] = _shell_power(fourier.corner_transform(images[blank]), background.size)
+    blank = outside[:, 1:].mean(1) < 1e-6 * whole * background.size**2
+    spectra = np.where(blank[:, None], everywhere, outside)
     note = ""
     if blank.any():
         note = "images have no noise outside the particle (masked?): their whole power is taken for noise."
     power = _per_group(spectra, groups, count)
-    scales = noise_scales(images, power[groups])
+    scales = noise_scales(everywhere, power[groups], background.size)
     # Where the signal shows in these shells, the power of an image is that of its contrast as well.
     by_background = not blank.any() and float(np.median(np.square(scales))) > 1.0 + _SIGNAL
     if by_background:
-        scales = noise_scales(images, power[groups], background)
+        scales = noise_scales(outside, power[groups], background.size)
     middle = np.array([np.median(scales[groups == group]) for group in range(count)])
     relative = scales / middle[groups]
     spread = float(1.4826 * np.median(np.abs(relative - 1.0)))

@@ -26,7 +26,7 @@ from problems.cryoem.imaging.symmetry import point_group, symmetric_distance, sy
 from problems.cryoem.maps.fsc import fsc, last_shell_before
 from problems.cryoem.maps.masks import soft_sphere
 from problems.cryoem.poses.contrast import fits_negative
-from problems.cryoem.poses.image_spectra import Disc, whitened
+from problems.cryoem.poses.image_spectra import Disc, image_spectra
 from problems.cryoem.reconstruction.accumulation import Settings, own_batches, positive, views_of
 from problems.cryoem.reconstruction.insertion import complete
 from problems.cryoem.reconstruction.noise import sample_indices
@@ -228,7 +228,7 @@ class Refinement:
         for half in (1, 2):
             mine = np.flatnonzero(self.halves == half)
             which = mine[sample_indices(self.views.groups[mine])]
-            images = whitened(self.particles.images(which), disc, self.noise, self.views.take(which))
+            images = image_spectra(self.particles, self.views, self.noise, self.radius, self.settings, which)
             kernels.gather(self.spectrum(half, side), axes, disc.kx, disc.ky, slices)
             signal = float((np.square(np.abs(images.values[:, ring])) - 1.0).sum())
             power = np.square(images.transfer[:, ring]).sum(0) @ np.square(np.abs(slices[:, ring])).mean(0)

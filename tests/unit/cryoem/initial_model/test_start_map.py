@@ -56,7 +56,7 @@ def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles
     """In every shell collected, beyond the first zeros of the CTF as well, however the images are cut into blocks."""
     settings, views = Settings(), views_of(particles)
     noise = measure_noise(particles, views.groups, settings)
-    images = image_spectra(particles, noise, 18.0, settings)
+    images = image_spectra(particles, views, noise, 18.0, settings)
     problem = Marginal(images, Plan.fit(particles.box))
     model = MarginalDensity(problem.plan, fourier.resample(truth, problem.plan.side)[None])
     model.radius.fill_(10.0)

@@ -62,7 +62,8 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monk
     calls, search = [], torch_search.search
     monkeypatch.setattr(torch_search, "search", lambda *given: calls.append(given[-1]) or search(*given))
     settings, views, plan = Settings(), views_of(particles), Plan.fit(BOX)
-    images = image_spectra(particles, measure_noise(particles, views.groups, settings), plan.stop + FRONTIER, settings)
+    noise = measure_noise(particles, views.groups, settings)
+    images = image_spectra(particles, views, noise, plan.stop + FRONTIER, settings)
     half = torch.from_numpy(orientations.random_turns(1, np.random.default_rng(3)))
     batch = Drawn(torch.arange(0, 120, 2), half.expand(60, 3, 3), torch.ones(60, dtype=torch.bool))
     found = []

@@ -53,8 +53,9 @@ def test_inverted_particles_give_the_negative_map(particles: Particles) -> None:
 
 def _spectra(particles: Particles) -> ImageSpectra:
     settings = Settings()
-    noise = measure_noise(particles, views_of(particles).groups, settings)
-    return image_spectra(particles, noise, 7.0, settings, np.arange(150))
+    views = views_of(particles)
+    noise = measure_noise(particles, views.groups, settings)
+    return image_spectra(particles, views, noise, 7.0, settings, np.arange(150))
 
 
 def test_images_tell_the_sign_of_the_reference(particles: Particles, truth: np.ndarray) -> None:

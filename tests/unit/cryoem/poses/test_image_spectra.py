@@ -86,7 +86,7 @@ def test_noise_has_power_one_and_the_origin_half(box: int) -> None:
     white = draw.normal(size=(count, box, box))
     color = np.exp(-0.5 * np.sqrt(fourier.squared_radii(box, 2)) / (box / 2))
     images = np.fft.irfft2(np.fft.rfft2(white) * color, (box, box)) * np.where(groups == 1, 3.0, 1.0)[:, None, None]
-    noise = measure(images.astype(np.float32), groups, Background.outside(box))
+    noise = measure([images.astype(np.float32)], groups, Background.outside(box))
     disc = Disc(box, box / 2)
     found = whitened(images.astype(np.float32), disc, noise, _views(count, groups=groups))
     for group in (0, 1):
@@ -172,18 +172,18 @@ def test_a_set_is_read_once_in_blocks(pristine: Path) -> None:
     """The same numbers whatever the size of a block, each row with its own CTF, and no pose is looked at."""
     particles = read_particles(pristine / "particles.star")
     settings = Settings(batch_mb=5 * 4 * 16**2 / 2**20)  # 5, 5 and 2 images
-    noise = measure_noise(particles, views_of(particles).groups, settings)
-    seen: list[int] = []
-    found = image_spectra(particles, noise, 6.0, settings, watch=seen.append)
-    assert seen == [5, 10, 12]
     views = views_of(particles)
+    noise = measure_noise(particles, views.groups, settings)
+    seen: list[int] = []
+    found = image_spectra(particles, views, noise, 6.0, settings, watch=seen.append)
+    assert seen == [5, 10, 12]
     whole = whitened(particles.images(), Disc(16, 6.0), noise, views)
     np.testing.assert_allclose(found.values, whole.values, atol=1e-5)
     np.testing.assert_allclose(found.transfer, whole.transfer, atol=1e-6)
     assert np.ptp(found.transfer[:, 30]) > 0.01 * np.abs(found.transfer[:, 30]).max()
     elsewhere = replace(particles, angles_deg=particles.angles_deg + 40.0, origins=particles.origins + 4.0)
-    again = image_spectra(elsewhere, noise, 6.0, settings)
+    again = image_spectra(elsewhere, views_of(elsewhere), noise, 6.0, settings)
     np.testing.assert_array_equal(again.values, found.values)
-    plain = image_spectra(particles, noise, 6.0, replace(settings, use_ctf=False))
+    plain = image_spectra(particles, views_of(particles, use_ctf=False), noise, 6.0, settings)
     np.testing.assert_array_equal(plain.values, found.values)
     assert np.all(plain.transfer > 0)

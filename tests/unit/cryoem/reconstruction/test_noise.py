@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from problems.cryoem.imaging import fourier
-from problems.cryoem.reconstruction.noise import Background, measure, noise_scales, sample_indices
+from problems.cryoem.reconstruction.noise import Background, image_power, measure, noise_scales, sample_indices
 
 SIZE = 48
 
@@ -39,19 +39,21 @@ def test_white_noise_beside_a_bright_particle_on_an_uneven_offset() -> None:
     count, level = 600, 7.0
     draw = np.random.default_rng(3)
     images = level * _noise(count) + 40 * _gaussian(5.0) + draw.normal(300, 50, (count, 1, 1)).astype(np.float32)
-    model = measure(images, _one_group(count), Background.outside(SIZE))
+    model = measure([images], _one_group(count), Background.outside(SIZE))
     assert model.power[0] / (level * SIZE) ** 2 == pytest.approx(np.ones(SIZE // 2 + 1), abs=0.08)
     assert model.power[0, 2:].mean() / (level * SIZE) ** 2 == pytest.approx(1.0, abs=0.01)
     assert model.reference is None
     prepared = model.prepare(images.copy(), _one_group(count))
     assert np.abs(model.background.means(prepared)).max() < 1e-3 * level
     assert np.allclose(model.weights, 1 / model.power)
+    in_parts = measure(np.array_split(images, 7), _one_group(count), Background.outside(SIZE))
+    np.testing.assert_allclose(in_parts.power, model.power, rtol=1e-6)
 
 
 def test_colored_noise_keeps_its_color() -> None:
     radius = np.sqrt(fourier.squared_radii(SIZE, 2))
     color = 1 / (1 + (radius / 6) ** 2)
-    model = measure(_noise(800, color), _one_group(800), Background.outside(SIZE))
+    model = measure([_noise(800, color)], _one_group(800), Background.outside(SIZE))
     expected = SIZE**2 / (1 + (np.arange(SIZE // 2 + 1) / 6) ** 2) ** 2
     # The window blurs a falling spectrum over a few shells.
     assert np.abs(np.log(model.power[0, 3:-1] / expected[3:-1])).max() < 0.6
@@ -61,7 +63,7 @@ def test_colored_noise_keeps_its_color() -> None:
 def test_groups_have_their_own_levels() -> None:
     groups = np.arange(400) % 2
     images = _noise(400) * np.array([1.0, 3.0], np.float32)[groups][:, None, None]
-    model = measure(images, groups, Background.outside(SIZE))
+    model = measure([images], groups, Background.outside(SIZE))
     ratio = model.power[1] / model.power[0]
     assert ratio[2:] == pytest.approx(9 * np.ones(SIZE // 2 - 1), rel=0.25)
     assert ratio.mean() == pytest.approx(9, rel=0.05)
@@ -72,7 +74,7 @@ def test_a_group_of_few_images_borrows_the_shape_of_all() -> None:
     groups = np.r_[np.zeros(500, int), 1]
     images = _noise(501, 1 / (1 + radius / 6))
     images[-1] *= 2
-    power = measure(images, groups, Background.outside(SIZE)).power
+    power = measure([images], groups, Background.outside(SIZE)).power
     assert np.abs(np.log(power[1] / power[0] / 4)).max() < 0.7
 
 
@@ -80,28 +82,28 @@ def test_images_of_different_gain_come_to_one_scale() -> None:
     gain = np.random.default_rng(1).uniform(0.4, 2.0, 300).astype(np.float32)
     images = (_noise(300) + 0.5 * _gaussian(4.0)) * gain[:, None, None]
     groups = _one_group(300)
-    model = measure(images, groups, Background.outside(SIZE))
+    model = measure([images], groups, Background.outside(SIZE))
     assert model.spread > 0.2
     prepared = model.prepare(images.copy(), groups)
     levels = prepared[:, :8].std(axis=(1, 2))
     assert np.std(levels) / np.mean(levels) < 0.06
     assert model.power[0].mean() == pytest.approx(SIZE**2 * np.mean(levels) ** 2, rel=0.05)
-    left = measure(images, groups, Background.outside(SIZE), "no")
+    left = measure([images], groups, Background.outside(SIZE), "no")
     assert left.reference is None
-    assert measure(_noise(50), _one_group(50), Background.outside(SIZE), "yes").reference is not None
+    assert measure([_noise(50)], _one_group(50), Background.outside(SIZE), "yes").reference is not None
 
 
 def test_scale_of_an_image_is_read_from_all_its_shells() -> None:
     radius = np.sqrt(fourier.squared_radii(SIZE, 2))
     power = SIZE**2 / (1 + (np.arange(SIZE // 2 + 1) / 3.0) ** 2) ** 2
     images = 5 * _noise(40, 1 / (1 + (radius / 3) ** 2))
-    assert noise_scales(images, np.tile(power, (40, 1))) == pytest.approx(5 * np.ones(40), rel=0.15)
+    assert noise_scales(image_power(images), np.tile(power, (40, 1)), SIZE) == pytest.approx(5 * np.ones(40), rel=0.15)
 
 
 def test_a_clean_simulation_is_not_rescaled() -> None:
     amplitudes = np.random.default_rng(0).uniform(1, 5, (100, 1, 1))
     images = (amplitudes * _gaussian(8.0) + 1e-3 * _noise(100)).astype(np.float32)
-    assert measure(images, _one_group(100), Background.outside(SIZE)).reference is None
+    assert measure([images], _one_group(100), Background.outside(SIZE)).reference is None
 
 
 def test_contrast_is_no_level() -> None:
@@ -111,12 +113,12 @@ def test_contrast_is_no_level() -> None:
     fine = _gaussian(9.0) * draw.normal(size=(SIZE, SIZE)).astype(np.float32)  # signal in all shells
     gain = draw.uniform(0.7, 1.4, (count, 1, 1)).astype(np.float32)
     images, groups, outside = 5.0 * gain * fine + _noise(count), _one_group(count), Background.outside(SIZE)
-    model = measure(images, groups, outside)
+    model = measure([images], groups, outside)
     assert np.square(images).mean() > 2.0
     assert model.reference is None and model.by_background
     assert model.spread < 0.03
     level = draw.uniform(0.5, 2.0, count).astype(np.float32)
-    model = measure(images * level[:, None, None], groups, outside)
+    model = measure([images * level[:, None, None]], groups, outside)
     assert model.reference is not None
     prepared = model.prepare(images * level[:, None, None], groups)
     contrast = np.einsum("nij,ij->n", prepared, fine)
@@ -126,14 +128,14 @@ def test_contrast_is_no_level() -> None:
 
 def test_sampling_error_of_a_background() -> None:
     outside = Background.outside(SIZE)
-    level = noise_scales(_noise(2000), np.full((2000, SIZE // 2 + 1), float(SIZE**2)), outside)
+    level = noise_scales(image_power(_noise(2000), outside), np.full((2000, SIZE // 2 + 1), float(SIZE**2)), SIZE)
     assert level.mean() == pytest.approx(1.0, abs=0.01)
     assert level.std() / level.mean() == pytest.approx(outside.sampling_error(), rel=0.2)
 
 
 def test_masked_images_fall_back_on_their_whole_power_and_say_so() -> None:
     images = _noise(200) * (1 - Background.outside(SIZE).window() > 0.999)
-    model = measure(images.astype(np.float32), _one_group(200), Background.outside(SIZE))
+    model = measure([images.astype(np.float32)], _one_group(200), Background.outside(SIZE))
     assert "masked" in model.note
     assert np.isfinite(model.weights).all()
     assert model.power[0].mean() == pytest.approx(0.75 * SIZE**2, rel=0.15)

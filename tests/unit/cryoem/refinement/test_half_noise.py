@@ -40,7 +40,7 @@ def test_each_half_and_group_has_its_own_noise(particles: Particles) -> None:
     assert level[0] != level[2]
     whole = np.flatnonzero(halves == 1)
     alone = measure(
-        particles.images(whole), groups[whole], Background.outside(BOX), "no"
+        [particles.images(whole)], groups[whole], Background.outside(BOX), "no"
     )  # fewer than the sample: all of them
     np.testing.assert_array_equal(model.power[:2], alone.power)
 
@@ -76,7 +76,7 @@ def test_noise_is_found_from_what_projections_leave() -> None:
     images = np.array([1.0, 1.5])[kinds, None, None] * draw.normal(size=(count, BOX, BOX))
     signal = np.exp(-np.square(np.arange(BOX) - BOX // 2) / 8.0)
     images += 4.0 * signal[:, None] * signal
-    model = measure(images.astype(np.float32), kinds, Background.outside(BOX), "no")
+    model = measure([images.astype(np.float32)], kinds, Background.outside(BOX), "no")
     model = replace(model, power=model.power / 3.0)
     views = Views(np.zeros((count, 2, 3)), np.zeros((count, 2)), np.zeros((count, 10), np.float32), kinds)
     seen = whitened(images.astype(np.float32), disc, model, views).values
