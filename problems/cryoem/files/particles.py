@@ -45,7 +45,8 @@ def read_particles(
     """Read a particle STAR file and check everything that can be checked without reading pixels.
 
     RELION 3.0 tables are converted to 3.1. Relative stack paths are looked up beside the STAR file, under the working
-    folder, under `datadir`, and in the RELION project that holds the STAR file. Warnings are logged and kept.
+    folder, under `datadir`, in the RELION project that holds the STAR file, and where the run that wrote it found them.
+    Warnings are logged and kept.
 
     Args:
         path: the STAR file.

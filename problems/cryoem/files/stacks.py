@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from problems.cryoem.files.faults import FaultError, Faults
 from problems.cryoem.files.mrc_header import Header, Mode0, read_header
 from problems.cryoem.files.table import Table
+from sciml.errors import InputError
+from sciml.files import read_json
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ def locate(table: Table, datadir: Path | None, mode0: Mode0, faults: Faults) -> 
     number = {stack: place for place, stack in enumerate(paths)}
     which = np.array([number[stack] for _, stack in parsed], dtype=np.int64)
     first_row = {stack: row for row, (_, stack) in reversed(list(enumerate(parsed)))}
-    headers = [_check_stack(stack, table, first_row[stack], datadir, mode0, faults) for stack in paths]
+    roots = _roots(table.path, datadir)
+    tried = {stack: _candidates(stack, roots, datadir) for stack in paths}
+    headers = [_check_stack(stack, tried[stack], table, first_row[stack], mode0, faults) for stack in paths]
     section = np.array([index - 1 if index is not None else -1 for index, _ in parsed], dtype=np.int64)
     counts = np.array([header.shape[0] if header else np.iinfo(np.int64).max for header in headers])[which]
     _check_indices(table, names, section, counts, faults)
@@ -67,22 +71,39 @@ def _split(name: str) -> tuple[int | None, str]:
     return (int(index) if re.fullmatch("-?[0-9]{1,18}", index) else None), stack
 
 
-def _candidates(name: str, star: Path, datadir: Path | None) -> list[Path]:
-    """Where a stack may lie: beside the STAR file, under the working folder, under --datadir, in the RELION project."""
-    path = Path(name)
-    if path.is_absolute():
-        return [path, *([datadir / path.name] if datadir else [])]
+def _roots(star: Path, datadir: Path | None) -> list[Path]:
+    """Folders that the path of a stack may start from: that of the STAR file, the working folder, --datadir, the RELION
+    project, and those of the runs that the STAR file comes from."""
     roots = [star.parent, Path(), *([datadir] if datadir else [])]
     # A job's STAR file lies in PROJECT/JobType/job012/, and its paths start at PROJECT.
     project = star.resolve().parent.parents
-    roots += [project[1]] if len(project) > 1 else []
-    return [root / path for root in roots] + ([datadir / path.name] if datadir else [])
+    return roots + ([project[1]] if len(project) > 1 else []) + _roots_of_runs(star)
 
 
-def _check_stack(
-    name: str, table: Table, row: int, datadir: Path | None, mode0: Mode0, faults: Faults
-) -> Header | None:
-    tried = _candidates(name, table.path, datadir)
+def _roots_of_runs(star: Path) -> list[Path]:
+    """Where the run that wrote a STAR file found its stacks, and the run that wrote the one it read, and so on."""
+    roots, seen = [], set()
+    while (folder := star.parent) not in seen:
+        seen.add(folder)
+        try:
+            options = read_json(folder / "experiment.json")["options"]
+            place = Path(read_json(folder / "provenance.json")["directory"])
+            star, given = place / options["particles"], options.get("datadir")
+        except (InputError, OSError, KeyError, TypeError):
+            break  # not a run, or not of particles
+        roots += [star.parent, place, *([place / given] if given else [])]
+    return roots
+
+
+def _candidates(name: str, roots: list[Path], datadir: Path | None) -> list[Path]:
+    """Where a stack may lie."""
+    path = Path(name)
+    return [root / path for root in ([Path()] if path.is_absolute() else roots)] + (
+        [datadir / path.name] if datadir else []
+    )
+
+
+def _check_stack(name: str, tried: list[Path], table: Table, row: int, mode0: Mode0, faults: Faults) -> Header | None:
     found = next((path for path in tried if os.path.lexists(path) and path.exists()), None)
     if found is None:
         where = ", ".join(dict.fromkeys(str(path.absolute().parent) for path in tried))

@@ -18,6 +18,7 @@ from problems.cryoem import read_particles
 from problems.cryoem.files.particles import ALL_NEEDS
 from problems.cryoem.files.star import read_star, write_star
 from sciml.errors import InputError
+from sciml.files import to_json
 
 
 def _frames(path: Path, **options: Any) -> Any:
@@ -258,6 +259,27 @@ def test_too_few_particles(particle_files: Path, count: int) -> None:
         read_particles(path)
     if count:
         assert read_particles(path, needs=()).n == count
+
+
+def test_the_table_of_a_run_finds_the_stacks_of_the_table_that_it_was_made_from(
+    particle_files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also the table of a run of the table of a run, from whatever folder."""
+    before = tmp_path / "data"
+    before.mkdir()
+    for name in ("particles.star", "particles.mrcs"):
+        shutil.move(particle_files / name, before)
+    for run, read in (("first", "data/particles.star"), ("second", "first/run_data.star")):
+        (tmp_path / run).mkdir()
+        shutil.copy(before / "particles.star", tmp_path / run / "run_data.star")
+        (tmp_path / run / "experiment.json").write_text(to_json({"command": [run], "options": {"particles": read}}))
+        (tmp_path / run / "provenance.json").write_text(to_json({"directory": str(tmp_path)}))
+    monkeypatch.chdir("/")
+    stacks = read_particles(tmp_path / "second" / "run_data.star").stacks
+    assert stacks[0].path.resolve() == before / "particles.mrcs"
+    (tmp_path / "first" / "provenance.json").write_text("{")
+    with pytest.raises(InputError, match="does not exist"):
+        read_particles(tmp_path / "second" / "run_data.star")
 
 
 def test_paths_are_resolved_in_order(particle_files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
