@@ -95,7 +95,7 @@ def conclude_maps(particles: Particles, refined: Refined, options: Options) -> O
     views = diagnose(kept.rotations[:, 2], group=group)
     cones = conical_fsc(half1, half2, posed.pixel_size, sphere if result.prior.mask is None else result.prior.mask)
     local = local_resolution(half1, half2, posed.pixel_size)
-    error = _error(particles, refined, junk) if particles.has_poses else None
+    error = _error(particles, refined, junk, group) if particles.has_poses else None
     spread = uncertainty(result)
     region = _region(result, options.settings)
     return Outcome(refined, result, spread, junk, kept_anyway, views, cones, region, local, error, options.symmetry)
@@ -132,11 +132,11 @@ def _maps(kept: Particles, settings: Settings, group: np.ndarray) -> Reconstruct
     return regularize(accumulated, settings)
 
 
-def _error(particles: Particles, refined: Refined, junk: np.ndarray) -> PoseError:
-    """Against the poses of the input, over rotation, shift and hand of the map; offsets in Angstrom."""
+def _error(particles: Particles, refined: Refined, junk: np.ndarray, group: np.ndarray) -> PoseError:
+    """Against the poses of the input, over rotation, shift, hand and symmetry of the map; offsets in Angstrom."""
     posed = refined.particles
     found = rotations.matrices(posed.angles_deg)
-    return pose_error(particles.rotations, particles.origins, found, posed.origins, ~junk)
+    return pose_error(particles.rotations, particles.origins, found, posed.origins, ~junk, group)
 
 
 def write(folder: Path, outcome: Outcome) -> dict[str, Path]:

@@ -7,7 +7,8 @@ B_i of the other, that is one rotation Q and one shift t for all images:
 
 (a map inverted about its origin has, seen by H A, the projections of the map seen by A), and offsets differ by B_i t. Q
 is found robustly: the turn A_i^T B_i of some image to which those of most others are near, then the mean of these.
-The hand with the smaller median is kept. No map is looked at, so nothing is fitted but Q, t and the hand.
+The hand with the smaller median is kept. No map is looked at, so nothing is fitted but Q, t and the hand. Of a
+symmetric map, poses B_i S with S of its point group show the same: the one nearest to A_i Q counts.
 """
 
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def pose_error(
     found: Float[np.ndarray, "n 3 3"],
     offsets: Float[np.ndarray, "n 2"],
     used: Bool[np.ndarray, " n"] | None = None,
+    group: Float[np.ndarray, "order 3 3"] | None = None,
 ) -> PoseError:
     """Compare poses found with others, over rotation, shift and hand.
 
@@ -70,30 +72,44 @@ def pose_error(
         found: rotations of the other.
         offsets: likewise, in the same units.
         used: images that decide the alignment (errors are given for all); default: all.
+        group: operators of the point group of the map of `found` (`symmetry.point_group`); default: no symmetry.
     """
     used = np.ones(len(found), bool) if used is None or not used.any() else used
+    group = np.eye(3)[None] if group is None else group
     fits = []
     for hand in (np.eye(3), HALF_TURN):
         turned = hand @ reference
-        rotation = _common_turn(np.swapaxes(turned, -1, -2)[used] @ found[used])
-        fits.append((rotations.angular_distance(turned @ rotation, found), rotation))
-    medians = [float(np.median(angles[used])) for angles, _ in fits]
+        rotation = _common_turn(np.swapaxes(turned, -1, -2)[used] @ found[used], group)
+        mates = _nearest(turned @ rotation, found, group)
+        fits.append((rotations.angular_distance(turned @ rotation, mates), rotation, mates))
+    medians = [float(np.median(angles[used])) for angles, _, _ in fits]
     flipped = medians[1] < medians[0]
-    angles, rotation = fits[flipped]
+    angles, rotation, found = fits[flipped]
     shift = _common_shift(found[used], (offsets - reference_offsets)[used])
     shifts = np.hypot(*(offsets - reference_offsets - found[:, :2] @ shift).T)
     return PoseError(angles, shifts, flipped, rotation, shift, medians[1 - flipped])
 
 
-def _common_turn(turns: np.ndarray) -> np.ndarray:
-    """The rotation that most of them are near."""
+def _nearest(poses: np.ndarray, found: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Of the poses found and their symmetry mates those nearest to the given ones."""
+    if len(group) == 1:
+        return found
+    apart = np.swapaxes(found, -1, -2) @ poses  # the trace of its product with an operator grows as the turn shrinks
+    which = np.argmax(apart.reshape(-1, 9) @ group.reshape(-1, 9).T, axis=1)
+    return found @ group[which]
+
+
+def _common_turn(turns: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The rotation that most of them, or symmetry mates of theirs, are near."""
     draw = np.random.default_rng(0)
     order = draw.permutation(len(turns))
     some, others = turns[order[:_TRIED]], turns[order[: 10 * _TRIED]]
-    distances = np.stack([_distances(candidate, others) for candidate in some])
+    near = lambda one: _distances(one, _nearest(np.broadcast_to(one, others.shape), others, group))
+    distances = np.stack([near(candidate) for candidate in some])
     # A low quantile: with half of the poses wrong the right turn still has the nearest neighbors.
     best = some[int(np.percentile(distances, 30, axis=1).argmin())]
     for _ in range(20):
+        turns = _nearest(np.broadcast_to(best, turns.shape), turns, group)
         away = _distances(best, turns)
         near = away <= max(3.0 * float(np.percentile(away, 30)), 1e-6)
         left, _, right = np.linalg.svd(turns[near].sum(0))

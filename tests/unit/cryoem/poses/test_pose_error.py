@@ -5,7 +5,7 @@ import pytest
 
 from problems.cryoem.imaging import rotations
 from problems.cryoem.imaging.orientations import random_turns
-from problems.cryoem.imaging.symmetry import rotation_about
+from problems.cryoem.imaging.symmetry import point_group, rotation_about
 from problems.cryoem.maps.alignment import flip_hand_poses
 from problems.cryoem.poses.pose_error import pose_error
 
@@ -35,6 +35,20 @@ def test_a_turned_and_moved_set_has_no_error_but_its_own(flip: bool, wrong: floa
     assert error.shift == pytest.approx(shift, abs=0.1)
     assert error.other_hand_deg > 90.0
     assert error.summary["beyond_10_deg"] == pytest.approx(lost.mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["C4", "D2", "I1"])
+def test_symmetry_mates_are_the_same_pose(name: str) -> None:
+    group = point_group(name)
+    poses, offsets = _poses(400, 5)
+    draw = np.random.default_rng(6)
+    turn = rotation_about(np.array([1.0, 2.0, 0.5]), 33.0)
+    noise = np.stack([rotation_about(axis, 2.0) for axis in draw.standard_normal((400, 3))])
+    found = noise @ flip_hand_poses(poses) @ turn @ group[draw.integers(len(group), size=400)]
+    error = pose_error(poses, offsets, found, offsets, group=group)
+    assert error.flipped
+    assert error.angles_deg == pytest.approx(np.full(400, 2.0), abs=0.3)
+    assert np.median(pose_error(poses, offsets, found, offsets).angles_deg) > 20.0
 
 
 def test_images_left_out_do_not_decide() -> None:
