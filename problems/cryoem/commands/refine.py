@@ -1,6 +1,7 @@
 """`sciml cryoem refine`: poses and two independent half maps from a reference, to the limit of the data."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +36,9 @@ class Options(ImageOptions):
     defocus: bool = False
     """Refine the defocus of every particle as well, about the value in the file, once the map reaches 11 Angstrom (at
     300 kV); the new values go to run_data.star."""
+    scratch: Path | None = None
+    """Folder on a fast disk: the images are copied there once, as float16, read from there in every iteration, and
+    removed at the end."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where poses are searched and polished, and the final maps summed; auto: a GPU if there is one and 1,000 images or
     more, else the CPU."""
@@ -67,10 +71,12 @@ def run(options: Options) -> int:
         show_plan(plan_refine(particles, engine), options.json)
         return DONE
     run_folder = Run.create(options.out, command=["cryoem", "refine"], options=options, overwrite=options.overwrite)
-    with undone_if_refused(run_folder):
-        stage = run_folder.stage("refine")
-        refined = refine(particles, start, engine, lambda record: _say_iteration(particles, record), stage)
-    outcome = conclude_maps(particles, refined, engine)
+    with ExitStack() as leaving:
+        with undone_if_refused(run_folder):
+            particles = _on_scratch(options, particles, leaving)
+            stage = run_folder.stage("refine")
+            refined = refine(particles, start, engine, lambda record: _say_iteration(particles, record), stage)
+        outcome = conclude_maps(particles, refined, engine)
     distributed.followers_leave()
     outputs = write(run_folder.path, outcome)
     draw(run_folder, outcome)
@@ -121,6 +127,20 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
         settings=options.settings(device, mask=mask, batch_mb=batch_mb(device)),
     )
     return particles, start, engine
+
+
+def _on_scratch(options: Options, particles: "Particles", leaving: ExitStack) -> "Particles":
+    """The particles with a copy of their images on the scratch disk, which is removed on leaving."""
+    from problems.cryoem.commands.parts import image_progress
+    from problems.cryoem.files.scratch import copy_images, scratch_file
+
+    if options.scratch is None:
+        return particles
+    path = scratch_file(options.scratch, options.out)
+    if distributed.leader():
+        leaving.callback(path.unlink, missing_ok=True)
+    with image_progress("copy", len(particles)) as watch:
+        return copy_images(path, particles, watch)
 
 
 def _check_start_resolution(resolution: float | None, particles: "Particles") -> None:
