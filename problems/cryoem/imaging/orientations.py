@@ -46,6 +46,12 @@ def random_turns(count: int, draw: np.random.Generator) -> Float[np.ndarray, "co
     return Rotation.from_quat(draw.standard_normal((count, 4))).as_matrix()
 
 
+OFFSETS, WIDEST = 1 / 16, 1 / 5
+"""Range of the offsets that are tried, as a share of the box: at first, and at most."""
+WIDER = 1.6
+"""Factor by which the range is widened where the offsets of images go on beyond it."""
+
+
 def shift_disc(radius: float, step: float) -> Float[np.ndarray, "shifts 2"]:
     """Offsets (x, y) in pixels on a square grid of this step within a disc; the origin first."""
     reach = int(np.floor(radius / step + 1e-9))

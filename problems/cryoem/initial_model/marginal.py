@@ -48,6 +48,8 @@ GROWTH = 0.25
 """Fourier pixels by which the scored radius grows at a time; twice that while the map predicts more than half."""
 PRIOR = 0.1
 """Prior precision as a share of the mean weight of its shell."""
+PROBED = 2_000
+"""Images that the power of the signal is measured in."""
 LARGE = 256
 """Images of a draw from which a GPU searches them."""
 HALF_LIFE = 200
@@ -63,6 +65,7 @@ class MarginalDensity(torch.nn.Module):
         seen: what the running mean is to be divided by. radius: scored. predicted: running sums of both parts of rho,
             of the variance that noise gives the first, and the number of images since the radius grew.
         turn: of the grid on which the whole set was last searched.
+        shift_range: of the offsets tried. edge: running numbers of images at the end of that range, and of all.
     """
 
     weight: Tensor
@@ -70,6 +73,8 @@ class MarginalDensity(torch.nn.Module):
     radius: Tensor
     predicted: Tensor
     turn: Tensor
+    shift_range: Tensor
+    edge: Tensor
 
     def __init__(self, plan: Plan, blob: Float[np.ndarray, "classes m m m"]) -> None:
         super().__init__()
@@ -80,6 +85,8 @@ class MarginalDensity(torch.nn.Module):
         self.register_buffer("radius", torch.tensor([plan.start]))
         self.register_buffer("predicted", torch.zeros(4, dtype=torch.float64))
         self.register_buffer("turn", torch.eye(3, dtype=torch.float64))
+        self.register_buffer("shift_range", torch.tensor([plan.shift_range], dtype=torch.float64))
+        self.register_buffer("edge", torch.zeros(2, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,6 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         self.images, self.plan, self.size, self.device = images, plan, len(images), device
         self.group = point_group(symmetry)
         side = plan.side
-        self.shifts = orientations.shift_disc(plan.shift_range, plan.shift_step)
         self.grids = {order: orientations.half_turn_grid(order) for order in (1, 2)}
         radius = np.sqrt(fourier.squared_radii(side, 3))
         self._shell = np.minimum(np.rint(radius).astype(np.int64), side)
@@ -220,9 +226,9 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         the process's own part of the sums.
         """
         axes, slices = self._slices(model, turn)
-        grid = Grid(self.orientations(float(model.radius), turn), self.shifts)
+        grid = Grid(self.orientations(float(model.radius), turn), self.shifts(model))
         flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
-        mine = distributed.share(len(images), together(len(flat), len(self.shifts)))
+        mine = distributed.share(len(images), together(len(flat), len(grid.shifts)))
         found = search(images.take(mine), flat, grid, float(model.radius), wanted, device)
         return _of_all(found, mine, len(images)), axes, slices
 
@@ -241,6 +247,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         images = len(batch.rows)
         if learning:
             self._predict(model, numerator, denominator, slices, images)
+            self._watch_offsets(model, found, images)
         weight = np.stack([fourier.optimal_circulant(grid[..., 2], self.plan.side) for grid in grids]) / images
         self._remember(model, np.maximum(weight, 0.0).astype(np.float32), images, learning)
         data = np.stack([self._adjoint(grid) for grid in grids]) * (2.0 / images)
@@ -261,7 +268,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
     def poses(self, model: MarginalDensity, images: ImageSpectra | None = None) -> "Poses":
         """The most likely poses of the images, or of others, on a grid of the present radius, turned as it last was."""
         turn, radius = model.turn.numpy(), float(model.radius)
-        grid = Grid(self.orientations(radius, turn), self.shifts)
+        grid = Grid(self.orientations(radius, turn), self.shifts(model))
         if images is None and self._whole is not None and torch.equal(self._whole[0], model.voxels.detach()):
             found = self._whole[1]  # the last evaluation of the finish
         else:
@@ -337,6 +344,42 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         if images <= HALF_LIFE:
             return None
         return product / max(power, 1e-30) if product > CERTAIN * variance**0.5 else 0.0
+
+    def shifts(self, model: MarginalDensity) -> Float[np.ndarray, "shifts 2"]:
+        """Offsets (x, y) in pixels that are tried."""
+        return orientations.shift_disc(float(model.shift_range), self.plan.shift_step)
+
+    def _outermost(self, model: MarginalDensity) -> np.ndarray:
+        """Which of the offsets tried are at the end of their range."""
+        length = np.hypot(*self.shifts(model).T)
+        return length > length.max() - 0.5 * self.plan.shift_step
+
+    def _watch_offsets(self, model: MarginalDensity, found: Found, images: int) -> None:
+        """Count the images whose likeliest offset is at the end of the range."""
+        there = self._outermost(model)[found.places[:, 0, 0]].sum()
+        model.edge.mul_(0.5 ** (images / HALF_LIFE)).add_(torch.tensor([float(there), images], dtype=torch.float64))
+
+    def cut_short(self, model: MarginalDensity) -> bool:
+        """Whether the offsets of the images go on beyond the range that is tried: more of them are found at its end
+        than if offsets there were as frequent as elsewhere."""
+        there, images = model.edge.tolist()
+        return images > 0 and there / images > float(self._outermost(model).mean())
+
+    def widen(self, model: MarginalDensity) -> bool:
+        """Try offsets from a wider range; False if it is the widest already."""
+        wider = min(orientations.WIDER * float(model.shift_range), self.plan.widest)
+        if wider < float(model.shift_range) + self.plan.shift_step:
+            return False
+        model.shift_range.fill_(wider)
+        model.edge.zero_()
+        return True
+
+    def signal(self, radius: float) -> float:
+        """Mean power of the images above that of the noise, within a radius: the log likelihood of the true poses under
+        the true map."""
+        some = self.images.up_to(radius).take(slice(None, None, -(-self.size // PROBED)))
+        noise = len(some.disc) - 0.5  # the origin counts half
+        return float(np.square(np.abs(some.values)).sum(1).mean()) - noise
 
     def _precision(self, model: MarginalDensity) -> tuple[Tensor, Tensor]:
         """Weight and prior precision of each Fourier voxel, for one image."""

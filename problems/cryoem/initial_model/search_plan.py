@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from problems.cryoem.imaging.orientations import OFFSETS, WIDEST
+
 FRONTIER = 2
 """Shells beyond the scored ones that are collected, and tested for signal."""
 START, STOP = 6.0, 12.0
@@ -16,7 +18,8 @@ class Plan:
 
     Attributes:
         start, stop: scored radius at the beginning, and at most.
-        shift_range, shift_step: of the offsets tried.
+        shift_range, shift_step: of the offsets tried, at first.
+        widest: range of offsets at most.
         mask_radius: of the particle as a fraction of the box.
     """
 
@@ -24,6 +27,7 @@ class Plan:
     stop: float
     shift_range: float
     shift_step: float
+    widest: float
     mask_radius: float = 0.42
 
     @classmethod
@@ -35,7 +39,7 @@ class Plan:
         """
         mask = 0.42 if diameter is None else float(np.clip(0.55 * diameter, 0.12, 0.42))
         stop = min(STOP * 0.42 / mask, box / 2 - FRONTIER - 1)
-        return cls(min(START * 0.42 / mask, stop), stop, box / 16, box / 32, mask)
+        return cls(min(START * 0.42 / mask, stop), stop, OFFSETS * box, box / 32, WIDEST * box, mask)
 
     @property
     def side(self) -> int:

@@ -23,6 +23,7 @@ from problems.cryoem.initial_model.final_poses import Block, FinalPoses
 from problems.cryoem.initial_model.marginal import HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Poses
 from problems.cryoem.initial_model.search_plan import FRONTIER, START, Plan
 from problems.cryoem.poses.image_spectra import ImageSpectra, image_spectra, whitened
+from problems.cryoem.poses.pose_error import common_shift
 from problems.cryoem.reconstruction.accumulation import Settings, batches, measure_noise, views_of
 from sciml.errors import InputError
 from sciml.noise import NoiseEstimate
@@ -42,6 +43,13 @@ STEPS = 200
 SPAN, RISE = 8, 0.05
 """The phase goes on while the mean log likelihood of so many steps exceeds that of as many before by more than this
 share of it: faint images go on rising long after resolution has come to rest."""
+EXPLAINED = 0.4
+"""Share of the images' signal that the likelihood of a right map reaches in nearly all sets. Below it the map may still
+be one that all views fit alike, from which a search breaks out after tens of steps in which nothing is seen to happen:
+"""
+PATIENCE, BREAK = 100, 1.25
+"""then the phase goes on for so many steps, or until the likelihood is so many times what it was when resolution first
+had come to rest."""
 MOST = 10_000
 """Images that take part; a start map needs no more. The others are read, and given poses, at the end."""
 
@@ -125,7 +133,8 @@ class AbInitio(Marginal):
 class ResolutionSwitch(AutoSwitch):
     """Hand over to all images when the map predicts no further shell (the scored radius is at its limit, or has rested
     while `rest` images went by, the share of signal beyond it below `PREDICTED`) and the likelihood has come to rest,
-    too (`RISE`)."""
+    too (`RISE`), where it can be expected to (`EXPLAINED`). Where offsets turn out to go on beyond the range that is
+    tried, that is widened first, and the phase goes on."""
 
     def __init__(
         self, problem: AbInitio, model: MarginalDensity, rest: int = 2 * HALF_LIFE, look: Look | None = None
@@ -133,6 +142,8 @@ class ResolutionSwitch(AutoSwitch):
         super().__init__()
         self._problem, self._model, self._look = problem, model, look
         self.rest = rest
+        self.level: float | None = None
+        self.begun = 0
 
     def limit(self, step: int) -> int | None:
         """Looks are half as far apart as the core's: resolution settles within a few steps."""
@@ -145,15 +156,21 @@ class ResolutionSwitch(AutoSwitch):
         rested = int(self._model.predicted[-1])
         if rested < self.rest or (radius < self._problem.plan.stop and (rho is None or rho >= PREDICTED)):
             return None
-        rise = self._rise()
-        if rise is None or rise > RISE:
+        rise = self._rise() if step >= self.begun + 2 * SPAN else None
+        if rise is None or rise > RISE or not self._explains(step, radius):
+            return None
+        if self._problem.cut_short(self._model) and self._problem.widen(self._model):
+            self._model.predicted.zero_()
+            self.begun = step
             return None
         snr = "unknown" if noise is None or noise.snr is None else f"{noise.snr:.2g}"
         ahead = "unknown" if rho is None else f"{rho:.2f}"
         reason = (
             f"the scored radius has stayed at {radius:g} Fourier pixels ({self._problem.extent / radius:.3g} Angstrom) "
             f"for {rested} images (limit {self._problem.plan.stop:g}; signal beyond it {ahead}, {PREDICTED} would "
-            f"raise it); the log likelihood rose by {rise:.1%} in {SPAN} steps; the SNR of the gradient is {snr}"
+            f"raise it); the log likelihood rose by {rise:.1%} in {SPAN} steps and is {self._share(radius):.0%} of the "
+            f"images' signal; offsets to {float(self._model.shift_range):.3g} pixels were tried; the SNR of the "
+            f"gradient is {snr}"
         )
         _show(self._look, "hand-over to all images", self._problem, self._model)
         return Decision(reason, {"radius": radius, "predicted": rho, "rested": rested, "rise": rise})
@@ -164,6 +181,16 @@ class ResolutionSwitch(AutoSwitch):
             return None
         before, now = (float(np.mean(part)) for part in (self.losses[-2 * SPAN : -SPAN], self.losses[-SPAN:]))
         return (before - now) / max(abs(now), 1e-30)
+
+    def _share(self, radius: float) -> float:
+        """Of the signal in the images, what the likelihood of the latest steps amounts to."""
+        return -float(np.mean(self.losses[-SPAN:])) / max(self._problem.signal(radius), 1e-30)
+
+    def _explains(self, step: int, radius: float) -> bool:
+        """Whether the map explains enough of the images, or has had its time."""
+        now = -float(np.mean(self.losses[-SPAN:]))
+        self.level = now if self.level is None else self.level
+        return step >= PATIENCE or now > BREAK * self.level > 0 or self._share(radius) > EXPLAINED
 
     def state(self) -> dict[str, Any]:
         """Everything but problem and model."""
@@ -281,14 +308,21 @@ def _conclude(
     maps: Float[np.ndarray, "classes m m m"],
     record: tuple[list[dict[str, Any]], sciml.Solution, float],
 ) -> StartMap:
-    """The answer, the class with most images first, at the box of the images."""
+    """The answer, the class with most images first, at the box of the images; each map moved to where the offsets of
+    its images have no common part, that is, to where the images were centered."""
     race, solution, resolution = record
     box = problem.images.disc.size
     order = np.argsort(-np.bincount(poses.classes, minlength=len(maps)), kind="stable")
+    offsets, moves = poses.offsets.copy(), np.zeros((len(maps), 3))
+    for number in order:
+        mine = poses.classes == number
+        if mine.any():
+            moves[number] = problem.group.mean(0) @ common_shift(poses.rotations[mine], offsets[mine])
+            offsets[mine] -= poses.rotations[mine, :2] @ moves[number]
     return StartMap(
-        maps=np.stack([fourier.resample(maps[number], box) for number in order]).astype(np.float32),
+        maps=np.stack([fourier.moved(fourier.resample(maps[number], box), -moves[number]) for number in order]),
         rotations=poses.rotations,
-        offsets=poses.offsets * (problem.extent / box),
+        offsets=offsets * (problem.extent / box),
         classes=np.argsort(order)[poses.classes],
         log_likelihood=poses.log_likelihood,
         resolution=resolution,

@@ -85,7 +85,7 @@ def pose_error(
     medians = [float(np.median(angles[used])) for angles, _, _ in fits]
     flipped = medians[1] < medians[0]
     angles, rotation, found = fits[flipped]
-    shift = _common_shift(found[used], (offsets - reference_offsets)[used])
+    shift = common_shift(found[used], (offsets - reference_offsets)[used])
     shifts = np.hypot(*(offsets - reference_offsets - found[:, :2] @ shift).T)
     return PoseError(angles, shifts, flipped, rotation, shift, medians[1 - flipped])
 
@@ -121,7 +121,7 @@ def _distances(one: np.ndarray, many: np.ndarray) -> np.ndarray:
     return rotations.angular_distance(np.broadcast_to(one, many.shape), many)
 
 
-def _common_shift(poses: np.ndarray, moves: np.ndarray) -> np.ndarray:
+def common_shift(poses: np.ndarray, moves: np.ndarray) -> np.ndarray:
     """t for which most offsets differ by (A t)[:2]: least squares, repeated over those that fit."""
     near = np.ones(len(poses), bool)
     shift = np.zeros(3)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 CANDIDATES = 3
 """Likeliest poses of a search that are polished."""
+CROWDED = 0.3
+"""Share of images in the outer quarter of the range of offsets from which that is widened: two thirds of what it would
+be if offsets were as frequent there as elsewhere."""
 JUMP_DEG = 10.0
 """An image whose better pose lies further away than so many degrees has jumped."""
 
@@ -41,7 +44,7 @@ class Pass:
         if search_radius is not None:
             turned = orientations.turned(orientations.half_turn_grid(2), orientations.random_turns(1, state.draw)[0])
             turned = turned[asymmetric_unit(turned[:, 2], state.group)]
-            self.grid = Grid(turned, orientations.shift_disc(box / 16, box / 32))
+            self.grid = Grid(turned, orientations.shift_disc(self._range(), box / 32))
             axes = np.ascontiguousarray(2.0 * turned[:, :2], np.float32)
             disc = Disc(box, search_radius)
             self.slices = []
@@ -49,6 +52,19 @@ class Pass:
                 out = np.empty((len(turned), len(disc)), np.complex64)
                 kernels.gather(reference.spectrum, axes, disc.kx, disc.ky, out)
                 self.slices.append(out)
+
+    def _range(self) -> float:
+        """How far offsets are searched, pixels: a sixteenth of the box, and farther where those of the last iteration
+        come near that."""
+        box, poses = self.state.particles.box, self.state.poses
+        reach, widest = orientations.OFFSETS * box, orientations.WIDEST * box
+        good = poses.weights > 0.5
+        if not self.known or not good.any():
+            return reach
+        lengths = np.hypot(*poses.offsets[good].T)
+        while reach < widest and (lengths > 0.75 * reach).mean() > CROWDED:
+            reach *= orientations.WIDER
+        return min(reach, widest)
 
     def run(self, part: slice, images: np.ndarray, sums: list[np.ndarray]) -> None:
         """Poses of a block, and its share of the sums."""
