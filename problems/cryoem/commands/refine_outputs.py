@@ -14,7 +14,7 @@ from problems.cryoem.maps.masks import AutomaticMask, soft_sphere
 from problems.cryoem.poses.pose_error import PoseError, pose_error
 from problems.cryoem.reconstruction.accumulation import Settings, accumulate
 from problems.cryoem.reconstruction.direct import Reconstruction, regularize
-from problems.cryoem.refinement.gold_standard import Options, Refined
+from problems.cryoem.refinement.gold_standard import CLEAR, Options, Refined
 from problems.cryoem.trust.directional_fsc import ConicalFSC, conical_fsc
 from problems.cryoem.trust.local_resolution import LocalResolution, local_resolution
 from problems.cryoem.trust.orientation_diagnostics import OrientationDiagnostics, diagnose
@@ -64,9 +64,9 @@ class Outcome:
     @property
     def resolution(self) -> float:
         """Angstrom, FSC 0.143 of the half maps, corrected for the mask. No finer than what the halves share if it ends
-        within one shell of that: a mask carries the agreement of shared shells into the next."""
+        within two shells of that: a mask carries the agreement of shared shells into the next."""
         found, extent = self.result.prior.curves.resolution(), self.shared * self.refined.iterations[0].radius
-        return max(found, self.shared) if extent / found < self.refined.iterations[0].radius + 1.0 else found
+        return max(found, self.shared) if extent / found < self.refined.iterations[0].radius + CLEAR else found
 
     @property
     def local_quantiles(self) -> tuple[float, float, float]:

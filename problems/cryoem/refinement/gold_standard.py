@@ -24,7 +24,7 @@ from problems.cryoem.imaging import fourier, kernels, orientations
 from problems.cryoem.imaging.projection import correct_gridding
 from problems.cryoem.imaging.symmetry import point_group, symmetric_distance, symmetrize_sums
 from problems.cryoem.maps.fsc import fsc, last_shell_before
-from problems.cryoem.maps.masks import soft_sphere
+from problems.cryoem.maps.masks import AutomaticMask, soft_sphere
 from problems.cryoem.poses.contrast import fits_negative
 from problems.cryoem.poses.image_spectra import Disc, image_spectra
 from problems.cryoem.reconstruction.accumulation import Settings, own_batches, positive, views_of
@@ -45,8 +45,10 @@ MARGIN = 2
 """Shells beyond the FSC's 0.143 up to which images are compared with the map."""
 LEAP = (4.0, 0.25)
 """Most shells by which that radius grows in an iteration: so many, or this share of it."""
+CLEAR = 2.0
+"""Shells beyond those that the halves share in which they must agree before the mask follows the molecule."""
 JUMPS = 0.005
-"""Images are searched again while more than this share of them jumped to a better pose (`refinement_pass.JUMP_DEG`)."""
+"""Images are searched again while more than this share of them jumped to a better pose (`one_pass.JUMP_DEG`)."""
 REST_DEG = 0.1
 """Median turn of an iteration below which poses are at rest."""
 AHEAD = 2
@@ -160,6 +162,7 @@ class Refinement:
             if options.start_resolution is None
             else float(np.clip(extent / options.start_resolution, 3, self.limit - 1))
         )
+        self.shared = self.radius
         self.draw = np.random.default_rng([options.seed, 1])
         filtered = start * soft_sphere(box, self.mask_radius * box, 0.08 * box)
         filtered = fourier.resample(filtered, box, self.radius)
@@ -257,7 +260,6 @@ class Refinement:
     def _solve(self, sums: list[np.ndarray], side: int) -> tuple[np.ndarray, float]:
         """New half maps, their FSC in the mask, and its resolution."""
         box, pixel_size = self.particles.box, self.particles.pixel_size
-        count = side // 2
         tables, raw = [], []
         for half, grid in enumerate(sums):
             complete(grid)
@@ -266,9 +268,11 @@ class Refinement:
             tables.append(total / np.maximum(number, 1))
             raw.append(self._divide(grid, positive(1e-2 * tables[-1]), side))
         mask = soft_sphere(side, self.mask_radius * side, 0.08 * side)
-        curve = fsc(raw[0] * mask, raw[1] * mask)[: count + 1]
-        edge = int(min(self.reach(), self.limit, count))
-        curve[edge:] = 0.0
+        curve = self._agreement(raw, mask)
+        # A mask carries the agreement of the shells that the halves share into the next ones, a narrow one farther.
+        if last_shell_before(curve, 0.143) >= self.shared + CLEAR:
+            mask = mask * self._molecule(0.5 * (raw[0] + raw[1]) * mask)
+            curve = self._agreement(raw, mask)
         shell = last_shell_before(curve, 0.143)
         shrunk = shrink_fsc(curve, mask)
         self.maps = [
@@ -276,6 +280,22 @@ class Refinement:
             for grid, table in zip(sums, tables, strict=True)
         ]
         return curve, float(box * pixel_size / max(shell, 1))
+
+    def _agreement(self, halves: list[np.ndarray], mask: np.ndarray) -> np.ndarray:
+        """FSC of two maps in a mask, 0 from the last shell on that images were compared in."""
+        side = len(mask)
+        curve = fsc(halves[0] * mask, halves[1] * mask)[: side // 2 + 1]
+        curve[int(min(self.reach(), self.limit, side // 2)) :] = 0.0
+        return curve
+
+    def _molecule(self, average: np.ndarray) -> Float[np.ndarray, "n n n"]:
+        """A mask at the resolution of the start map, up to which the halves may share something; 1 where nothing stands
+        out of the noise."""
+        extent = self.particles.box * self.particles.pixel_size
+        try:
+            return AutomaticMask(extent / self.shared).find(average, extent / len(average))
+        except InputError:
+            return np.ones_like(average)
 
     def _divide(self, grid: np.ndarray, precision: np.ndarray, side: int) -> np.ndarray:
         out = np.empty(grid.shape[:3], np.complex64)
