@@ -16,6 +16,7 @@ from problems.cryoem.initial_model.search_plan import side_of
 from problems.cryoem.poses import search_kernels
 from problems.cryoem.poses.image_spectra import ImageSpectra
 from problems.cryoem.poses.polish import Observed, Reference, polish
+from problems.cryoem.poses.pose_error import common_shift
 from problems.cryoem.reconstruction.insertion import Views
 from problems.cryoem.reconstruction.noise import NoiseModel
 from sciml import distributed
@@ -39,6 +40,26 @@ class Block:
     def take(self, rows: np.ndarray | slice) -> "Block":
         """Some of these."""
         return Block(self.spectra.take(rows), self.views.take(rows), self.poses.take(rows))
+
+
+def centered(
+    maps: Float[np.ndarray, "classes n n n"], poses: Poses, group: Float[np.ndarray, "order 3 3"]
+) -> tuple[Float[np.ndarray, "classes n n n"], Float[np.ndarray, "images 2"]]:
+    """Each map moved to where the offsets of its images have no common part: to where the images were centered.
+
+    Args:
+        maps: at the box of the images. poses: of the images. group: of the maps, whose axes stay where they are.
+
+    Returns:
+        The maps, and the offsets in pixels that go with them.
+    """
+    moved, offsets = maps.copy(), poses.offsets.copy()
+    for number in np.unique(poses.classes):
+        mine = poses.classes == number
+        shift = group.mean(0) @ common_shift(poses.rotations[mine], offsets[mine])
+        offsets[mine] -= poses.rotations[mine, :2] @ shift
+        moved[number] = fourier.moved(maps[number], -shift)
+    return moved, offsets
 
 
 class FinalPoses:

@@ -19,11 +19,10 @@ import sciml
 from problems.cryoem.files.particle_set import Particles
 from problems.cryoem.imaging import fourier, orientations
 from problems.cryoem.imaging.devices import warm_up
-from problems.cryoem.initial_model.final_poses import Block, FinalPoses
+from problems.cryoem.initial_model.final_poses import Block, FinalPoses, centered
 from problems.cryoem.initial_model.marginal import HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Poses
 from problems.cryoem.initial_model.search_plan import FRONTIER, START, Plan
 from problems.cryoem.poses.image_spectra import ImageSpectra, image_spectra, whitened
-from problems.cryoem.poses.pose_error import common_shift
 from problems.cryoem.reconstruction.accumulation import Settings, batches, measure_noise, views_of
 from sciml.errors import InputError
 from sciml.noise import NoiseEstimate
@@ -308,19 +307,14 @@ def _conclude(
     maps: Float[np.ndarray, "classes m m m"],
     record: tuple[list[dict[str, Any]], sciml.Solution, float],
 ) -> StartMap:
-    """The answer, the class with most images first, at the box of the images; each map moved to where the offsets of
-    its images have no common part, that is, to where the images were centered."""
+    """The answer, the class with most images first, centered, at the box of the images."""
     race, solution, resolution = record
     box = problem.images.disc.size
     order = np.argsort(-np.bincount(poses.classes, minlength=len(maps)), kind="stable")
-    offsets, moves = poses.offsets.copy(), np.zeros((len(maps), 3))
-    for number in order:
-        mine = poses.classes == number
-        if mine.any():
-            moves[number] = problem.group.mean(0) @ common_shift(poses.rotations[mine], offsets[mine])
-            offsets[mine] -= poses.rotations[mine, :2] @ moves[number]
+    full = np.stack([fourier.resample(volume, box) for volume in maps]).astype(np.float32)
+    full, offsets = centered(full, poses, problem.group)
     return StartMap(
-        maps=np.stack([fourier.moved(fourier.resample(maps[number], box), -moves[number]) for number in order]),
+        maps=full[order],
         rotations=poses.rotations,
         offsets=offsets * (problem.extent / box),
         classes=np.argsort(order)[poses.classes],

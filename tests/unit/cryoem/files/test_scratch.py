@@ -36,6 +36,7 @@ def test_a_run_names_its_copy_alike_from_any_folder(tmp_path: Path, monkeypatch:
 def test_what_half_precision_does_not_suit_is_refused(particle_files: Path, tmp_path: Path) -> None:
     stack = particle_files / "particles.mrcs"
     with mrcfile.open(stack, "r+") as file:
+        assert file.data is not None
         file.data[:] *= 1e5 / file.data.std()
     particles = read_particles(particle_files / "particles.star")
     with pytest.raises(InputError, match=r"deviation of .*e\+0.*0\.01 to 1000"):
@@ -59,6 +60,7 @@ def test_a_full_disk_is_said_before_anything_is_written(
 
 def test_an_unusable_image_is_named_as_the_user_knows_it(particle_files: Path, tmp_path: Path) -> None:
     with mrcfile.open(particle_files / "particles.mrcs", "r+") as file:
+        assert file.data is not None
         file.data[4, 3, 2] = np.nan
     with pytest.raises(InputError, match=r"particles.mrcs, image 5 .*row 3, column 2"):
         copy_images(tmp_path / "copy.mrcs", read_particles(particle_files / "particles.star"), lambda _: None)

@@ -149,3 +149,15 @@ def test_a_disc_beyond_nyquist_is_refused() -> None:
         fourier.HalfPlane(8, 5.0)
     with pytest.raises(ValueError, match="even multiple"):
         fourier.optimal_circulant(np.ones((6, 6, 4)), 5)
+
+
+@pytest.mark.parametrize("box", [16, 17])
+def test_a_map_is_moved_by_whole_and_by_parts_of_voxels(box: int) -> None:
+    volume = np.random.default_rng(0).standard_normal((box,) * 3).astype(np.float32)
+    np.testing.assert_allclose(
+        fourier.moved(volume, np.array([3.0, -1.0, 2.0])), np.roll(volume, (2, -1, 3), (0, 1, 2)), atol=1e-5
+    )
+    smooth = fourier.resample(volume, box, 5.0).astype(np.float32)
+    there = fourier.moved(smooth, np.array([0.4, 1.3, -0.7]))
+    np.testing.assert_allclose(fourier.moved(there, np.array([-0.4, -1.3, 0.7])), smooth, atol=1e-5)
+    assert np.abs(there - smooth).max() > 0.1

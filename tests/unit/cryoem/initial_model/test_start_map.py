@@ -1,5 +1,6 @@
 """The search for a start map as a whole, on the bundled set; its end, where every image is given a pose."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from problems.cryoem.files.mrc import read_volume
 from problems.cryoem.files.particle_set import Particles
 from problems.cryoem.files.particles import read_particles
 from problems.cryoem.imaging import fourier
+from problems.cryoem.imaging.symmetry import point_group
 from problems.cryoem.initial_model import start_map
-from problems.cryoem.initial_model.final_poses import Block, FinalPoses
+from problems.cryoem.initial_model.final_poses import Block, FinalPoses, centered
 from problems.cryoem.initial_model.marginal import Marginal, MarginalDensity, Poses
 from problems.cryoem.initial_model.search_plan import Plan
 from problems.cryoem.maps.fsc import fsc
@@ -77,19 +79,93 @@ def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles
     assert np.median(error.angles_deg) < 4.0
 
 
+def _resting(particles: Particles, signal: float) -> tuple[start_map.AbInitio, start_map.ResolutionSwitch]:
+    """A search whose resolution is at rest, in images that hold this power of signal, and its switch."""
+    disc = Disc(particles.box, 14.0)
+    values = np.full((4, len(disc)), np.sqrt((signal + len(disc) - 0.5) / len(disc)), np.complex64)
+    images = ImageSpectra(disc, values, np.zeros(values.shape, np.float32))
+    plan = replace(Plan.fit(particles.box), start=14.0, stop=14.0)
+    problem = start_map.AbInitio(particles, images, plan, start_map.Options())
+    model = MarginalDensity(problem.plan, problem.blob(1, np.random.default_rng(0)))
+    model.predicted[-1] = 1e4
+    return problem, start_map.ResolutionSwitch(problem, model)
+
+
 @pytest.mark.parametrize(("fall", "over"), [(0.02, False), (0.0, True)])
 def test_the_hand_over_waits_for_the_likelihood(particles: Particles, fall: float, over: bool) -> None:
     """Resolution alone at rest does not end the stochastic phase while images still gain in likelihood."""
-    options = start_map.Options()
-    images = ImageSpectra(Disc(particles.box, 14.0), np.zeros((4, 0), np.complex64), np.zeros((4, 0), np.float32))
-    problem = start_map.AbInitio(particles, images, Plan.fit(particles.box), options)
-    model = MarginalDensity(problem.plan, problem.blob(1, np.random.default_rng(0)))
-    model.radius.fill_(problem.plan.stop)
-    model.predicted[-1] = 1e4
-    switch = start_map.ResolutionSwitch(problem, model)
+    _, switch = _resting(particles, 20.0)
     for step in range(2 * start_map.SPAN):
         assert switch.decide(step, None) is None  # too few steps to say
         switch.observe(0.1, -10.0 * (1.0 + fall * step))
     decision = switch.decide(2 * start_map.SPAN, None)
     assert (decision is not None) == over
-    assert decision is None or "rose by 0.0%" in decision.reason
+    assert decision is None or "rose by 0.0% in 8 steps and is 50% of the images' signal" in decision.reason
+
+
+def test_the_hand_over_waits_out_a_plateau_on_which_the_map_explains_little(particles: Particles) -> None:
+    """Until the likelihood has broken out of it, or for so many steps."""
+    _, switch = _resting(particles, 100.0)
+    decided = []
+    for step in range(start_map.PATIENCE + 1):
+        decided.append(switch.decide(step, None) is not None)
+        switch.observe(0.1, -10.0)
+    assert decided.index(True) == start_map.PATIENCE
+    _, switch = _resting(particles, 100.0)
+    out = 40  # the step at which it breaks out
+    decided = []
+    for step in range(start_map.PATIENCE):
+        decided.append(switch.decide(step, None) is not None)
+        switch.observe(0.1, -10.0 if step < out else -20.0)
+    assert out + start_map.SPAN < decided.index(True) <= out + 2 * start_map.SPAN
+
+
+def test_a_wider_range_of_offsets_is_tried_before_the_hand_over(particles: Particles) -> None:
+    _, switch = _resting(particles, 20.0)
+    model, box = switch._model, particles.box
+    for _ in range(2 * start_map.SPAN):
+        switch.observe(0.1, -10.0)
+    steps, ranges = 2 * start_map.SPAN, []
+    for _ in range(4):
+        model.edge.copy_(torch.tensor([60.0, 100.0]))
+        model.predicted[-1] = 1e4
+        decision = switch.decide(steps, None)
+        ranges.append(float(model.shift_range) / box)
+        if decision is not None:
+            break
+        assert model.predicted[-1] == 0 and not model.edge.any()
+        model.predicted[-1] = 1e4
+        assert switch.decide(steps + start_map.SPAN, None) is None  # the likelihood before is not that of this range
+        steps += 2 * start_map.SPAN
+    assert ranges == pytest.approx([0.1, 0.16, 0.2, 0.2])
+    assert decision is not None and "offsets to 12.8 pixels were tried" in decision.reason
+
+
+@pytest.mark.parametrize(("offset", "cut"), [(0.0, False), (7.0, True)])
+def test_offsets_beyond_the_range_are_noticed(
+    particles: Particles, truth: np.ndarray, offset: float, cut: bool
+) -> None:
+    """Images all moved by 7 pixels, where 4 are tried, against the true map."""
+    settings, views = Settings(), views_of(particles)
+    images = image_spectra(particles, views, measure_noise(particles, views.groups, settings), 14.0, settings)
+    moved = images.values * images.disc.phases(np.array([[offset, 0.0]]))
+    problem = Marginal(replace(images, values=moved.astype(np.complex64)), Plan.fit(particles.box))
+    model = MarginalDensity(problem.plan, fourier.resample(truth, problem.plan.side)[None])
+    model.radius.fill_(10.0)
+    problem.gradient(model, problem.sample(300, torch.Generator().manual_seed(0)))
+    assert model.edge[1] == 300
+    assert problem.cut_short(model) == cut
+
+
+def test_the_map_is_moved_to_where_its_images_were_centered(particles: Particles, truth: np.ndarray) -> None:
+    away, nothing = np.array([3.0, -2.0, 1.0]), np.zeros(len(particles))
+    own = particles.origins / particles.pixel_size
+    offsets = own + particles.rotations[:, :2] @ away
+    poses = Poses(particles.rotations, offsets, nothing.astype(int), nothing)
+    maps = np.roll(truth, (1, -2, 3), (0, 1, 2))[None]
+    found, offsets = centered(maps, poses, np.eye(3)[None])
+    np.testing.assert_allclose(offsets, own, atol=0.3)
+    assert np.corrcoef(found[0].ravel(), truth.ravel())[0, 1] > 0.98
+    assert np.corrcoef(maps[0].ravel(), truth.ravel())[0, 1] < 0.7
+    _, along = centered(maps, poses, point_group("C4"))  # a symmetric map may only move along its axis
+    np.testing.assert_allclose(along, offsets + particles.rotations[:, :2] @ [3.0, -2.0, 0.0], atol=0.3)
