@@ -7,6 +7,8 @@ counts over a rate measured on one core of a 2020s server; they are good to a fa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 WITH_TORCH, WITHOUT_TORCH = 400e6, 200e6
 """Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
+TORCH_FOR_CUDA = 330e6
+"""What a build of torch for CUDA takes more, on a machine without a GPU (measured)."""
 RATE = 4e10
 """Floating-point operations of the pose search a second and core, exponentials included (measured)."""
 POLISH = 25e-9
@@ -108,6 +112,12 @@ def _blocks(particles: "Particles", batch_mb: float) -> float:
     return 4.0 * min(batch_mb * 2**20, 4.0 * particles.box**2 * len(particles))
 
 
+def _torch_is_for_cuda() -> bool:
+    """Which build of torch is installed, without importing it."""
+    found = find_spec("torch")
+    return found is not None and any((Path(str(found.origin)).parent / "lib").glob("libtorch_cuda*"))
+
+
 def _stack_bytes(particles: "Particles") -> float:
     return float(len(particles)) * particles.box**2 * particles.stacks[0].dtype.itemsize
 
@@ -127,7 +137,7 @@ def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
     held = 12.0 * _points(min(plan.stop + start_map.AHEAD, box / 2))  # complex64 and float32 (`ImageSpectra`)
     padded = (2.0 * plan.side) ** 3
     parts = [
-        ("interpreter and libraries", WITH_TORCH),
+        ("interpreter and libraries", WITH_TORCH + (TORCH_FOR_CUDA if _torch_is_for_cuda() else 0.0)),
         ("Fourier values of the images that take part", used * held),
         ("all of them in one gradient: CTF squared, norms", used * (4 * points + 4 * views)),
         ("slices of the map and their sums", views * points * 28.0),
