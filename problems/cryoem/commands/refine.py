@@ -257,7 +257,8 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
     junk = int(outcome.junk.sum())
     share = f"{junk:,} of {len(particles):,} images ({junk / len(particles):.1%})"
     sentences.append(
-        f"{share} look like no particle (weight below 0.5) and are left out of the maps."
+        f"{share} fit the map in no pose found (weight below 0.5: junk, or a particle whose pose was missed) and are "
+        f"left out of the maps."
         if junk
         else "No image looks like junk; all are in the maps."
     )

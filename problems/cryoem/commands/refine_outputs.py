@@ -35,7 +35,7 @@ class Outcome:
     Attributes:
         refined: poses and record.
         result: half maps, full map, FSC. spread: its posterior standard deviation.
-        junk: images that look like no particle. kept_anyway: whether they had to be used.
+        junk: images that fit the map in no pose found. kept_anyway: whether they had to be used.
         views: orientation diagnostics of the images used. cones: FSC by direction.
         region: the molecule, where local resolution means something: the mask given, or one found in the map.
         local: local resolution; `local_quantiles` its 5th, 50th and 95th percentile inside the mask.
@@ -181,7 +181,7 @@ def draw(run_folder: "Run", outcome: Outcome) -> None:
     draw_orientation_sphere(run_folder.figure("views", caption), outcome.views)
     caption = f"FSC of the half maps by direction: conical FSC area ratio {outcome.cones.cfar:.2f}."
     draw_conical_fsc(run_folder.figure("conical_fsc", caption), outcome.cones)
-    caption = f"Weights of the images: {int(outcome.junk.sum()):,} of {len(particles):,} look like no particle."
+    caption = f"Weights of the images: {int(outcome.junk.sum()):,} of {len(particles):,} fit the map in no pose found."
     draw_junk(run_folder.figure("junk", caption), outcome.refined.poses.weights, JUNK)
     if outcome.error is not None:
         hand = "the opposite hand, " if outcome.error.flipped else ""
