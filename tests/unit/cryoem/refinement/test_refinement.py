@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -346,3 +347,17 @@ def test_when_a_refinement_is_settled() -> None:
 def test_a_start_map_of_another_box_is_refused(particles: Particles) -> None:
     with pytest.raises(InputError, match="resample"):
         refine(particles, np.zeros((16, 16, 16), np.float32))
+
+
+def test_the_mask_follows_a_slim_molecule_and_no_noise() -> None:
+    one = Refinement.__new__(Refinement)
+    one.particles, one.shared = SimpleNamespace(box=64, pixel_size=5.0), 10.0  # type: ignore[assignment]
+    line = 5.0 * (np.arange(64) - 32)
+    z, y, x = np.meshgrid(line, line, line, indexing="ij")
+    noise = np.random.default_rng(0).standard_normal((64,) * 3).astype(np.float32)
+    rod = 3.0 * np.exp(-(np.square(z / 90.0) ** 4) - (y**2 + x**2) / 200.0)
+    mask = one._molecule((rod + noise).astype(np.float32))
+    axis = np.hypot(y, x)
+    assert (mask[(np.abs(z) < 80) & (axis < 20)] == 1).all()
+    assert (mask[axis > 110] == 0).all()
+    assert (one._molecule(noise) == 1).all()
