@@ -127,7 +127,13 @@ def test_what_a_reader_is_told(done: tuple[dict[str, Any], Path]) -> None:
     assert rows[-1]["resolution_0143"] < rows[0]["resolution_0143"]
     assert [record["phase"] for record in summary["switch"]] == ["search", "local"]
     page = (out / "report.html").read_text()
-    for words in ("fit the map in no pose found", "Orientations:", "came to rest", "hand of the map", "two pose sets alone"):
+    for words in (
+        "fit the map in no pose found",
+        "Orientations:",
+        "came to rest",
+        "hand of the map",
+        "two pose sets alone",
+    ):
         assert words in page
 
 

@@ -242,8 +242,8 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
     state = "came to rest" if refined.converged else "had NOT come to rest when it had to end (--iterations)"
     sentences = [
         f"Half maps agree to {outcome.resolution:.2f} Angstrom (FSC 0.143, corrected for the mask). They share "
-        f"nothing but the reference below {outcome.shared:.1f} Angstrom. The refinement {state} after "
-        f"{len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} degrees (median)."
+        f"nothing but the reference below {outcome.shared:.1f} Angstrom and a mask of that resolution. The "
+        f"refinement {state} after {len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} degrees (median)."
     ]
     if outcome.resolution >= outcome.shared:
         sentences.append("That is no further than what they share: the images have added no resolution.")
