@@ -243,7 +243,8 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
     sentences = [
         f"Half maps agree to {outcome.resolution:.2f} Angstrom (FSC 0.143, corrected for the mask). They share "
         f"nothing but the reference below {outcome.shared:.1f} Angstrom and a mask of that resolution. The "
-        f"refinement {state} after {len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} degrees (median)."
+        f"refinement {state} after {len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} "
+        f"degrees (median)."
     ]
     if outcome.resolution >= outcome.shared:
         sentences.append("That is no further than what they share: the images have added no resolution.")

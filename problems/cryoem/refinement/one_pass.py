@@ -13,6 +13,7 @@ from problems.cryoem.poses.polish import Observed, Polished, PolishOptions, Refe
 from problems.cryoem.poses.search import Grid, Wanted, search
 from problems.cryoem.reconstruction.accumulation import own_images
 from problems.cryoem.refinement.half_noise import Residuals
+from problems.cryoem.refinement.particle_weights import UNTOLD
 from sciml import distributed
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Pass:
         come near that."""
         box, poses = self.state.particles.box, self.state.poses
         reach, widest = orientations.OFFSETS * box, orientations.WIDEST * box
-        good = poses.weights > 0.5
+        good = (poses.weights > 0.5) & (poses.expected > UNTOLD)  # the best pose in noise lies anywhere
         if not self.known or not good.any():
             return reach
         lengths = np.hypot(*poses.offsets[good].T)
