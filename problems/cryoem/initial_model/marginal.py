@@ -32,7 +32,8 @@ import sciml
 from problems.cryoem.imaging import fourier, kernels, orientations
 from problems.cryoem.imaging.projection import correct_gridding
 from problems.cryoem.imaging.symmetry import asymmetric_unit, point_group, symmetrize_sums
-from problems.cryoem.initial_model.search_plan import FRONTIER, Plan
+from problems.cryoem.initial_model.offset_range import OffsetRange
+from problems.cryoem.initial_model.search_plan import FRONTIER, HALF_LIFE, Plan
 from problems.cryoem.maps.masks import cosine_edge
 from problems.cryoem.poses import search_kernels
 from problems.cryoem.poses.image_spectra import ImageSpectra
@@ -52,8 +53,6 @@ PROBED = 2_000
 """Images that the power of the signal is measured in."""
 LARGE = 256
 """Images of a draw from which a GPU searches them."""
-HALF_LIFE = 200
-"""Images after which half of the weight in the preconditioner is of newer ones."""
 
 
 class MarginalDensity(torch.nn.Module):
@@ -127,6 +126,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
 
     Attributes:
         size: number of images.
+        offsets: which are tried.
         device: where the whole set, and large draws, are searched, and all is polished: "cpu" (compiled loops), "torch"
             (on the CPU) or "cuda".
     """
@@ -138,6 +138,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         self.images, self.plan, self.size, self.device = images, plan, len(images), device
         self.group = point_group(symmetry)
         side = plan.side
+        self.offsets = OffsetRange(plan)
         self.grids = {order: orientations.half_turn_grid(order) for order in (1, 2)}
         radius = np.sqrt(fourier.squared_radii(side, 3))
         self._shell = np.minimum(np.rint(radius).astype(np.int64), side)
@@ -226,7 +227,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         the process's own part of the sums.
         """
         axes, slices = self._slices(model, turn)
-        grid = Grid(self.orientations(float(model.radius), turn), self.shifts(model))
+        grid = Grid(self.orientations(float(model.radius), turn), self.offsets.tried(model))
         flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
         mine = distributed.share(len(images), together(len(flat), len(grid.shifts)))
         found = search(images.take(mine), flat, grid, float(model.radius), wanted, device)
@@ -247,7 +248,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         images = len(batch.rows)
         if learning:
             self._predict(model, numerator, denominator, slices, images)
-            self._watch_offsets(model, found, images)
+            self.offsets.watch(model, found, images)
         weight = np.stack([fourier.optimal_circulant(grid[..., 2], self.plan.side) for grid in grids]) / images
         self._remember(model, np.maximum(weight, 0.0).astype(np.float32), images, learning)
         data = np.stack([self._adjoint(grid) for grid in grids]) * (2.0 / images)
@@ -268,7 +269,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
     def poses(self, model: MarginalDensity, images: ImageSpectra | None = None) -> "Poses":
         """The most likely poses of the images, or of others, on a grid of the present radius, turned as it last was."""
         turn, radius = model.turn.numpy(), float(model.radius)
-        grid = Grid(self.orientations(radius, turn), self.shifts(model))
+        grid = Grid(self.orientations(radius, turn), self.offsets.tried(model))
         if images is None and self._whole is not None and torch.equal(self._whole[0], model.voxels.detach()):
             found = self._whole[1]  # the last evaluation of the finish
         else:
@@ -344,35 +345,6 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         if images <= HALF_LIFE:
             return None
         return product / max(power, 1e-30) if product > CERTAIN * variance**0.5 else 0.0
-
-    def shifts(self, model: MarginalDensity) -> Float[np.ndarray, "shifts 2"]:
-        """Offsets (x, y) in pixels that are tried."""
-        return orientations.shift_disc(float(model.shift_range), self.plan.shift_step)
-
-    def _outermost(self, model: MarginalDensity) -> np.ndarray:
-        """Which of the offsets tried are at the end of their range."""
-        length = np.hypot(*self.shifts(model).T)
-        return length > length.max() - 0.5 * self.plan.shift_step
-
-    def _watch_offsets(self, model: MarginalDensity, found: Found, images: int) -> None:
-        """Count the images whose likeliest offset is at the end of the range."""
-        there = self._outermost(model)[found.places[:, 0, 0]].sum()
-        model.edge.mul_(0.5 ** (images / HALF_LIFE)).add_(torch.tensor([float(there), images], dtype=torch.float64))
-
-    def cut_short(self, model: MarginalDensity) -> bool:
-        """Whether the offsets of the images go on beyond the range that is tried: more of them are found at its end
-        than if offsets there were as frequent as elsewhere."""
-        there, images = model.edge.tolist()
-        return images > 0 and there / images > float(self._outermost(model).mean())
-
-    def widen(self, model: MarginalDensity) -> bool:
-        """Try offsets from a wider range; False if it is the widest already."""
-        wider = min(orientations.WIDER * float(model.shift_range), self.plan.widest)
-        if wider < float(model.shift_range) + self.plan.shift_step:
-            return False
-        model.shift_range.fill_(wider)
-        model.edge.zero_()
-        return True
 
     def signal(self, radius: float) -> float:
         """Mean power of the images above that of the noise, within a radius: the log likelihood of the true poses under

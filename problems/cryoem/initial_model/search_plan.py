@@ -8,6 +8,8 @@ from problems.cryoem.imaging.orientations import OFFSETS, WIDEST
 
 FRONTIER = 2
 """Shells beyond the scored ones that are collected, and tested for signal."""
+HALF_LIFE = 200
+"""Images after which half of the weight in running means is of newer ones."""
 START, STOP = 6.0, 12.0
 """Scored radius at the beginning and at most, Fourier pixels, of a particle that fills the box."""
 

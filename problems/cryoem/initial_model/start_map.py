@@ -20,8 +20,8 @@ from problems.cryoem.files.particle_set import Particles
 from problems.cryoem.imaging import fourier, orientations
 from problems.cryoem.imaging.devices import warm_up
 from problems.cryoem.initial_model.final_poses import Block, FinalPoses, centered
-from problems.cryoem.initial_model.marginal import HALF_LIFE, PREDICTED, Marginal, MarginalDensity, Poses
-from problems.cryoem.initial_model.search_plan import FRONTIER, START, Plan
+from problems.cryoem.initial_model.marginal import PREDICTED, Marginal, MarginalDensity, Poses
+from problems.cryoem.initial_model.search_plan import FRONTIER, HALF_LIFE, START, Plan
 from problems.cryoem.poses.image_spectra import ImageSpectra, image_spectra, whitened
 from problems.cryoem.reconstruction.accumulation import Settings, batches, measure_noise, views_of
 from sciml.errors import InputError
@@ -158,7 +158,7 @@ class ResolutionSwitch(AutoSwitch):
         rise = self._rise() if step >= self.begun + 2 * SPAN else None
         if rise is None or rise > RISE or not self._explains(step, radius):
             return None
-        if self._problem.cut_short(self._model) and self._problem.widen(self._model):
+        if self._problem.offsets.cut_short(self._model) and self._problem.offsets.widen(self._model):
             self._model.predicted.zero_()
             self.begun = step
             return None

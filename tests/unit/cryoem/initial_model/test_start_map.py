@@ -154,7 +154,7 @@ def test_offsets_beyond_the_range_are_noticed(
     model.radius.fill_(10.0)
     problem.gradient(model, problem.sample(300, torch.Generator().manual_seed(0)))
     assert model.edge[1] == 300
-    assert problem.cut_short(model) == cut
+    assert problem.offsets.cut_short(model) == cut
 
 
 def test_the_map_is_moved_to_where_its_images_were_centered(particles: Particles, truth: np.ndarray) -> None:
