@@ -59,7 +59,7 @@ class ImageOptions:
         """The same in the terms of the engine.
 
         Args:
-            device: the one chosen (`command_parts.chosen_device`).
+            device: the one chosen (`parts.chosen_device`).
             more: further fields of `Settings`.
         """
         from problems.cryoem.reconstruction.accumulation import Settings

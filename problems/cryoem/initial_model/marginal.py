@@ -8,8 +8,7 @@ accumulated weight, averaged over the latest images, is the preconditioner, so t
 maximisation with a memory of 1 - lr (a natural-gradient step). T is a tenth of that weight.
 
 Resolution grows by prediction. Poses are scored on shells |k| < r only, but two shells more are collected. There the
-map,
-made of earlier images, is compared with what the next images say at poses that these shells had no part in: the
+map, made of earlier images, is compared with what the next images say at poses that these shells had no part in: the
 fraction
 
     rho = Re <numerator, P> / <denominator, |P|^2>

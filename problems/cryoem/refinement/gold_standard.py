@@ -65,7 +65,7 @@ class Options:
 
     Attributes:
         seed: of half sets and grids.
-        start_resolution: Angstrom to which the start map is filtered; None: 8 shells of a particle that fills the box.
+        start_resolution: Angstrom to which the start map is filtered; None: 10 shells of a particle that fills the box.
         diameter: of the particle, Angstrom; None: it may fill the box.
         symmetry: point group; the start map must have its axes where RELION has them.
         searches: iterations that search the whole grid.
