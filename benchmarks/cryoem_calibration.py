@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.particles import read_particles
+from sciml_cryoem.reconstruction.direct import Settings, reconstruct
+from sciml_cryoem.simulation.flaws import Flaws
+from sciml_cryoem.simulation.model_density import read_density
+from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
+from sciml_cryoem.validation.uncertainty import uncertainty
 
-from problems.cryoem.files.mrc import read_volume
-from problems.cryoem.files.particles import read_particles
-from problems.cryoem.reconstruction.direct import Settings, reconstruct
-from problems.cryoem.simulation.flaws import Flaws
-from problems.cryoem.simulation.model_density import read_density
-from problems.cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
-from problems.cryoem.trust.uncertainty import uncertainty
-from sciml.files import to_json, write_atomic
+from sciml.runs.files import to_json, write_atomic
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "data" / "model.cif"

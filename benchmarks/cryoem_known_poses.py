@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 from cases.processes import measure
+from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.particles import read_particles
+from sciml_cryoem.maps.fsc import fsc, resolution
+from sciml_cryoem.maps.masks import soft_sphere
 
-from problems.cryoem.files.mrc import read_volume
-from problems.cryoem.files.particles import read_particles
-from problems.cryoem.maps.fsc import fsc, resolution
-from problems.cryoem.maps.masks import soft_sphere
-from sciml.files import to_json, write_atomic
+from sciml.runs.files import to_json, write_atomic
 
 HERE = Path(__file__).resolve().parent
 SCIML = Path(sys.executable).with_name("sciml")

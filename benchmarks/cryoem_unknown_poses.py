@@ -4,7 +4,7 @@ processes in turn, one thread each.
     python benchmarks/cryoem_unknown_poses.py [PARTICLES.star TRUTH.mrc] [--seeds N] [--relion] [--no-refine]
 
 CPU seconds are user + system of the whole process, memory is its maximum resident set. Maps are aligned with the truth
-over rotation, shift and hand (`problems.cryoem.maps.alignment`), then compared in a soft sphere of 0.40 box. Pose
+over rotation, shift and hand (`sciml_cryoem.maps.alignment`), then compared in a soft sphere of 0.40 box. Pose
 errors are those against the poses in the STAR file, which neither program looks at. Without arguments a set of 2,000
 particles is simulated. `--relion` runs RELION's ab initio as well, with a schedule shortened to about eight CPU minutes
 for 2,000 images of 64 x 64. Writes benchmarks/results/cryoem_unknown_poses.json.
@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from cases.processes import measure
 from cryoem_known_poses import HERE, SCIML, simulate
+from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.particles import read_particles
+from sciml_cryoem.maps.alignment import align
+from sciml_cryoem.maps.fsc import fsc, resolution
+from sciml_cryoem.maps.masks import soft_sphere
 
-from problems.cryoem.files.mrc import read_volume
-from problems.cryoem.files.particles import read_particles
-from problems.cryoem.maps.alignment import align
-from problems.cryoem.maps.fsc import fsc, resolution
-from problems.cryoem.maps.masks import soft_sphere
-from sciml.files import to_json, write_atomic
+from sciml.runs.files import to_json, write_atomic
 
 RELION = (  # noqa: SIM905
     "--sgd --denovo_3dref --ctf --K 1 --sym C1 --flatten_solvent --zero_mask --pool 10 --pad 1 --oversampling 1 "

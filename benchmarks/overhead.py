@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sciml_pdes import Burgers, Poisson2D
+from sciml_pdes.collocation import Collocation
 from torch import Tensor, nn
 
 import sciml
-from problems.pdes import Burgers, Poisson2D
-from problems.pdes.collocation import Collocation
-from sciml.files import to_json, write_atomic
 from sciml.pde import MLP
+from sciml.runs.files import to_json, write_atomic
 from sciml.seeds import generator
-from sciml.switching import AutoSwitch
+from sciml.watching.switching import AutoSwitch
 
 HERE = Path(__file__).resolve().parent
 BAR = 1.1

@@ -3,7 +3,7 @@
     pip install '.[peers]'            # a peer that is not installed is left out
     python benchmarks/pde_accuracy.py [--seconds 30] [--seeds 1] [--problems NAME ...] [--quick]
 
-sciml runs as `sciml pde solve` does (problems.pdes, its networks and phases); the peers with their documented recipe:
+sciml runs as `sciml pde solve` does (sciml_pdes, its networks and phases); the peers with their documented recipe:
 Adam at 1e-3 for a third of the time, then L-BFGS with its tolerances off, float64 (benchmarks/cases/*_recipes.py).
 Every solve is a process of its own. Time is CPU time, so that a busy machine slows nobody, and excludes looking at the
 error, which is the relative L2 error on a held-out grid against a reference that is no network, at the end, not the
@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sciml.files import to_json, write_atomic
+from sciml.runs.files import to_json, write_atomic
 
 HERE = Path(__file__).resolve().parent
 PROBLEMS = ("poisson_2d", "helmholtz", "convection", "reaction", "burgers", "allen_cahn", "rod_smooth")
@@ -34,12 +34,12 @@ PEERS = {"deepxde": PROBLEMS, "pina": ("poisson_2d",), "neurodiffeq": ("poisson_
 def equation(name: str) -> tuple[Any, Any, Any]:
     """Problem, model maker and phases of sciml."""
     if name == "rod_smooth":
-        from problems.rod import CASES
+        from sciml_rod import CASES
 
         case = CASES["smooth"]
         form = case.form("strong")
         return form, lambda seed: case.network(form, seed), None
-    from problems.pdes.catalog import make
+    from sciml_pdes.catalog import make
 
     problem = make(name)
     return problem, problem.model, problem.phases()
@@ -118,7 +118,7 @@ def contestants(name: str) -> list[str]:
 
 def available(names: list[str]) -> list[str]:
     """The problems that this version has; says which it has not."""
-    from problems.pdes.catalog import CATALOG
+    from sciml_pdes.catalog import CATALOG
 
     known = [name for name in names if name == "rod_smooth" or name in CATALOG]
     for name in sorted(set(names) - set(known)):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pde_accuracy import run
 
-from sciml.files import to_json, write_atomic
+from sciml.runs.files import to_json, write_atomic
 
 HERE = Path(__file__).resolve().parent
 GOALS = {

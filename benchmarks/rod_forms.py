@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sciml.files import to_json, write_atomic
+from sciml.runs.files import to_json, write_atomic
 
 HERE = Path(__file__).resolve().parent
 SCIML = Path(sys.executable).with_name("sciml")

@@ -39,11 +39,11 @@ import scipy
 import torch
 from scipy.optimize import minimize
 
-from sciml.files import to_json, write_atomic
 from sciml.optim import lbfgs, line_search, quasi_newton, self_scaled
 from sciml.optim.lbfgs import CompactLBFGS
 from sciml.optim.quasi_newton import InverseHessian, QuasiNewton, Status
 from sciml.optim.self_scaled import DenseSelfScaled
+from sciml.runs.files import to_json, write_atomic
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TOLERANCES = (1e-5, 1e-10, 1e-14)

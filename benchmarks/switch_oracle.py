@@ -30,8 +30,8 @@ import torch
 from cases.switch import CASES, Case
 
 import sciml
-from sciml.files import to_json, write_atomic
 from sciml.phases import Stochastic
+from sciml.runs.files import to_json, write_atomic
 from sciml.schedules import Cosine
 
 HERE = Path(__file__).resolve().parent
@@ -70,8 +70,8 @@ def _hash() -> str:
     """Of everything that can change a run."""
     root = HERE.parent
     digest = hashlib.blake2b(torch.__version__.encode(), digest_size=8)
-    for folder in ("sciml", "sciml/optim", "sciml/pde", "problems/pdes", "problems/rod", "benchmarks/cases"):
-        for file in sorted((root / folder).glob("*.py")):
+    for folder in ("sciml", "problems/sciml_pdes", "problems/sciml_rod", "benchmarks/cases"):
+        for file in sorted((root / folder).rglob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

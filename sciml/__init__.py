@@ -11,26 +11,26 @@ from sciml.errors import ConvergenceError, InputError
 
 if TYPE_CHECKING:
     from sciml import pde
-    from sciml.noise import GradientNoise
+    from sciml.loop.solver import solve
     from sciml.phases import LBFGS, SGD, Adam, GaussNewton, SelfScaled
     from sciml.problem import Problem
-    from sciml.run import Run
+    from sciml.runs.run import Run
     from sciml.solution import Budget, Result, Solution
-    from sciml.solver import solve
+    from sciml.watching.noise import GradientNoise
 
 _HOMES = {
     "Adam": "sciml.phases",
     "Budget": "sciml.solution",
     "GaussNewton": "sciml.phases",
-    "GradientNoise": "sciml.noise",
+    "GradientNoise": "sciml.watching.noise",
     "LBFGS": "sciml.phases",
     "Problem": "sciml.problem",
     "Result": "sciml.solution",
-    "Run": "sciml.run",
+    "Run": "sciml.runs.run",
     "SGD": "sciml.phases",
     "SelfScaled": "sciml.phases",
     "Solution": "sciml.solution",
-    "solve": "sciml.solver",
+    "solve": "sciml.loop.solver",
 }
 
 __all__ = [

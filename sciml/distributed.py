@@ -1,4 +1,4 @@
-"""Several processes that share the work of one run: `torchrun --nproc-per-node 4 -m sciml.cli ...`, or any script.
+"""Several processes that share the work of one run: `torchrun --nproc-per-node 4 -m sciml ...`, or any script.
 
 Every process runs the same program, draws the same batches, works on its share of the items, and a sum over all
 processes (an all-reduce) makes the results equal everywhere, bit for bit. Process 0 leads: it alone writes and speaks,

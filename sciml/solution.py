@@ -104,6 +104,6 @@ class Solution:
 
     def plot(self) -> Any:
         """A figure of the optimisation: loss, signal-to-noise ratio with its interval, batch and set, switches."""
-        from sciml.report import optimisation_figure
+        from sciml.reporting.report import optimisation_figure
 
         return optimisation_figure(self.history)

@@ -14,11 +14,11 @@ from jaxtyping import install_import_hook
 
 # The hook must stand before the packages are imported; it holds for the whole test session.
 sys.path.insert(0, str(Path(__file__).parent))
-install_import_hook(["sciml", "problems"], "shape_checks.check")
+install_import_hook(["sciml", "sciml_rod", "sciml_pdes", "sciml_cryoem"], "shape_checks.check")
 
 import pytest
 
-from sciml.run import Run
+from sciml.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from sciml import Problem
 from sciml.batches import concatenate, count, leaves, move, split, tree_map
-from sciml.gradients import evaluate, total
+from sciml.loop.gradients import evaluate, total
 from sciml.parameters import FlatParameters
 
 

@@ -4,12 +4,11 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from sciml_rod import Displacement, PointLoad, Reference, Rod, Traction, reference_solution
+from sciml_rod.forms.form import RodForm
 from skfem import Basis, ElementLineP2, LinearForm, MeshLine, condense, solve
 from skfem.assembly import BilinearForm
 from torch import Tensor, nn
-
-from problems.rod import Displacement, PointLoad, Reference, Rod, Traction, reference_solution
-from problems.rod.form import RodForm
 
 RODS = {
     "pulled": Rod(2.0, lambda x: 3 + torch.sin(x), lambda x: torch.exp(-x), right=Traction(1.5)),

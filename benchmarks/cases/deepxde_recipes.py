@@ -1,6 +1,6 @@
 """The equations as DeepXDE's documentation would write them: its own geometries, conditions and networks.
 
-Networks and numbers of points are those of `problems.pdes` where DeepXDE has no example of its own, else the example's
+Networks and numbers of points are those of `sciml_pdes` where DeepXDE has no example of its own, else the example's
 (Burgers: 3 x 20 and 2540 + 80 + 160 points; convection and reaction: 3 x 50, as in the literature on their failure).
 Importing this module imports DeepXDE with its PyTorch backend.
 """
@@ -126,7 +126,7 @@ def allen_cahn() -> Recipe:
 
 
 def rod_smooth() -> Recipe:
-    from problems.rod import CASES
+    from sciml_rod import CASES
 
     rod, line = CASES["smooth"].rod, dde.geometry.Interval(0, 1)
     stiffness: Callable[[Tensor], Tensor] = rod.stiffness  # type: ignore[assignment]

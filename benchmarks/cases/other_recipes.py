@@ -1,7 +1,7 @@
 """Poisson's equation on the unit square as the documentation of PINA and neurodiffeq writes it.
 
 Both get Adam for a third of the time and torch's L-BFGS for the rest, in float64, on fixed points, with the network of
-`problems.pdes.Poisson2D`.
+`sciml_pdes.Poisson2D`.
 """
 
 import contextlib

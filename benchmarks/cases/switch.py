@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from sciml_pdes.collocation import Collocation
+from sciml_pdes.equations.helmholtz import Helmholtz
+from sciml_pdes.equations.poisson import Poisson2D
+from sciml_pdes.equations.reaction import Reaction
+from sciml_rod import CASES as BARS
+from sciml_rod import StrongForm
 from torch import Tensor, nn
 
-from problems.pdes.collocation import Collocation
-from problems.pdes.helmholtz import Helmholtz
-from problems.pdes.poisson import Poisson2D
-from problems.pdes.reaction import Reaction
-from problems.rod import CASES as BARS
-from problems.rod import StrongForm
 from sciml import LBFGS, Adam, Problem, SelfScaled
 from sciml.pde import MLP
 from sciml.phases import Phase

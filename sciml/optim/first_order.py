@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sciml.noise import Metric
+from sciml.watching.noise import Metric
 
 
 class FirstOrder(ABC):

@@ -109,7 +109,7 @@ class Noise:
     Attributes:
         value: standard deviation of the error of the loss.
         gradient: root mean square of the norm of the gradient's error, sqrt(tr Cov); for sampled items this is
-            sqrt(phi N) of `sciml.noise.GradientNoise`.
+            sqrt(phi N) of `sciml.watching.noise.GradientNoise`.
     """
 
     value: float = 0.0

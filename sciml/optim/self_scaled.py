@@ -99,7 +99,7 @@ class DenseSelfScaled(InverseHessian):
 
     On networks the minima along its directions lie at steps of 0.2 to 0.6, so that a search that begins at 1 needs 1.4
     to 2 evaluations. With a first step that adapts (`sciml.optim.quasi_newton`) it needs 1.05 to 1.25, and after 600
-    evaluations the loss of eight problems of `problems.pdes` and `problems.rod` was 3 (Helmholtz) to 23 (smooth rod)
+    evaluations the loss of eight problems of `sciml_pdes` and `sciml_rod` was 3 (Helmholtz) to 23 (smooth rod)
     times lower, ten times in the geometric mean. On 101 small CUTEst problems it costs: -2, +3 and +6 % evaluations to
     1e-5, 1e-10 and 1e-14, and three or four problems fewer within 300. L-BFGS, whose searches from 1 need 1.0 to 1.2
     evaluations, gains nothing on networks and loses 5 to 12 % on CUTEst.

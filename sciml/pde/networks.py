@@ -20,7 +20,7 @@ class MLP(nn.Module):
 
     With Glorot's start all units of the first layer bend at the middle of the domain, and slowly: what is fast or far
     from the middle is learned late. Here each unit bends at a place of its own, `steepness` times as fast. Measured on
-    the Helmholtz equation of `problems.pdes`: after 2,000 evaluations an error of 1.5e-5 to 1.9e-4 where Glorot's start
+    the Helmholtz equation of `sciml_pdes`: after 2,000 evaluations an error of 1.5e-5 to 1.9e-4 where Glorot's start
     gives 1e-3; on smooth problems the same or up to four times less error.
 
     Args:

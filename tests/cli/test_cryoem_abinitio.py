@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sciml_cryoem.commands.abinitio import flipped
+from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.particles import read_particles
+from sciml_cryoem.files.star import read_star, write_star
+from sciml_cryoem.files.table import Table
+from sciml_cryoem.imaging.orientations import random_turns
+from sciml_cryoem.imaging.projection import Projector
+from sciml_cryoem.initial_model import start_map as engine
+from sciml_cryoem.maps.alignment import align
+from sciml_cryoem.poses.pose_error import pose_error
 
-from problems.cryoem.commands.abinitio import flipped
-from problems.cryoem.files.mrc import read_volume
-from problems.cryoem.files.particles import read_particles
-from problems.cryoem.files.star import read_star, write_star
-from problems.cryoem.files.table import Table
-from problems.cryoem.imaging.orientations import random_turns
-from problems.cryoem.imaging.projection import Projector
-from problems.cryoem.initial_model import start_map as engine
-from problems.cryoem.maps.alignment import align
-from problems.cryoem.poses.pose_error import pose_error
-from sciml.cli import main
+from sciml.command_line.main import main
 from sciml.solution import Result, Solution
 
 KEYS = {"result", "particles", "box", "pixel_size", "resolution_0143", "seconds", "peak_rss_mb", "switch", "outputs"}

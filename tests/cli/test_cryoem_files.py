@@ -11,13 +11,13 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.star import read_star
+from sciml_cryoem.maps.fsc import corrected_fsc
+from sciml_cryoem.maps.masks import soft_sphere
+from sciml_cryoem.simulation.simulate import Simulation, write_particles
 
-from problems.cryoem.files.mrc import read_volume, write_volume
-from problems.cryoem.files.star import read_star
-from problems.cryoem.maps.fsc import corrected_fsc
-from problems.cryoem.maps.masks import soft_sphere
-from problems.cryoem.simulation.simulate import Simulation, write_particles
-from sciml.cli import main
+from sciml.command_line.main import main
 
 Fault = Callable[[Path], object]
 
@@ -126,7 +126,15 @@ def test_bad_input(case: str, command: str, particle_files: Path, capsys: pytest
 def test_bad_input_in_a_process_of_its_own(particle_files: Path) -> None:
     """Once as a shell sees it: the code, the streams, no traceback."""
     _cut(particle_files)
-    command = [sys.executable, "-m", "sciml.cli", "cryoem", "check", str(particle_files / "particles.star"), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "sciml.command_line.main",
+        "cryoem",
+        "check",
+        str(particle_files / "particles.star"),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -253,6 +261,14 @@ def test_a_folder_that_may_not_be_written_is_an_io_error(particle_files: Path, t
 def test_no_room_is_an_io_error(particle_files: Path) -> None:
     if not Path("/dev/full").exists() or shutil.which("sh") is None:
         pytest.skip("no /dev/full here")
-    words = [sys.executable, "-m", "sciml.cli", "cryoem", "check", str(particle_files / "particles.star"), "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "sciml.command_line.main",
+        "cryoem",
+        "check",
+        str(particle_files / "particles.star"),
+        "--json",
+    ]
     with open("/dev/full", "w") as full:
         assert subprocess.run(words, stdout=full, stderr=subprocess.DEVNULL, check=False).returncode == 74

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.star import read_star
+from sciml_cryoem.maps.masks import soft_sphere
+from sciml_cryoem.postprocessing.halves import HALF_MAPS
+from sciml_cryoem.simulation.model_density import read_density
 
-from problems.cryoem.files.mrc import read_volume, write_volume
-from problems.cryoem.files.star import read_star
-from problems.cryoem.maps.masks import soft_sphere
-from problems.cryoem.postprocessing.halves import HALF_MAPS
-from problems.cryoem.simulation.model_density import read_density
-from sciml.cli import main
+from sciml.command_line.main import main
 
 BOX, PIXEL = 72, 2.8
 KEYS = {"result", "resolution_0143", "resolution_05", "bfactor", "mask_fraction", "outputs"}
@@ -211,7 +211,8 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_and_no_torch(run_folder: Path, tmp_path: Path) -> None:
-    code = "import sys; from sciml.cli import main; code = main(sys.argv[1:]); sys.exit(code or 'torch' in sys.modules)"
+    code = "import sys; from sciml.command_line.main import main; "
+    code += "code = main(sys.argv[1:]); sys.exit(code or 'torch' in sys.modules)"
     words = [sys.executable, "-c", code, "cryoem", "postprocess", str(run_folder), "--out", str(tmp_path / "out")]
     assert subprocess.run(words, check=False, capture_output=True).returncode == 0
     assert main(["cryoem", "postprocess", "--help"]) == 0

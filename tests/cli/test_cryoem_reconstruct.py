@@ -12,12 +12,12 @@ from typing import Any
 import mrcfile
 import numpy as np
 import pytest
+from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.star import read_star
+from sciml_cryoem.maps.fsc import fsc, resolution
+from sciml_cryoem.maps.masks import soft_sphere
 
-from problems.cryoem.files.mrc import read_volume, write_volume
-from problems.cryoem.files.star import read_star
-from problems.cryoem.maps.fsc import fsc, resolution
-from problems.cryoem.maps.masks import soft_sphere
-from sciml.cli import main
+from sciml.command_line.main import main
 
 KEYS = {"result", "particles", "box", "pixel_size", "resolution_0143", "seconds", "peak_rss_mb", "switch", "outputs"}
 FILES = {
@@ -56,7 +56,7 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 def test_the_bars_on_an_independent_simulation(shared: Path, tmp_path: Path) -> None:
     """One core, kernels compiled before: the map as good as promised, in time and memory, and without torch."""
     folder = shared / "data" / "p64"
-    command = [sys.executable, "-c", "import sys; from sciml.cli import main; code = main(sys.argv[1:]);"]
+    command = [sys.executable, "-c", "import sys; from sciml.command_line.main import main; code = main(sys.argv[1:]);"]
     command[-1] += " sys.exit(code or 100 * ('torch' in sys.modules))"
     words = ["cryoem", "reconstruct", str(folder / "p64.star"), "--json", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

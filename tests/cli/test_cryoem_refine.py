@@ -7,15 +7,15 @@ from typing import Any
 import mrcfile
 import numpy as np
 import pytest
+from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.particles import read_particles
+from sciml_cryoem.files.star import read_star, write_star
+from sciml_cryoem.imaging import fourier
+from sciml_cryoem.maps.alignment import align
+from sciml_cryoem.maps.fsc import fsc, resolution
+from sciml_cryoem.maps.masks import low_pass, soft_sphere
 
-from problems.cryoem.files.mrc import read_volume, write_volume
-from problems.cryoem.files.particles import read_particles
-from problems.cryoem.files.star import read_star, write_star
-from problems.cryoem.imaging import fourier
-from problems.cryoem.maps.alignment import align
-from problems.cryoem.maps.fsc import fsc, resolution
-from problems.cryoem.maps.masks import low_pass, soft_sphere
-from sciml.cli import main
+from sciml.command_line.main import main
 
 KEYS = {"result", "particles", "box", "pixel_size", "resolution_0143", "seconds", "peak_rss_mb", "switch", "outputs"}
 FILES = {
@@ -158,7 +158,7 @@ def _reference_on_another_grid(bundled: Path, folder: Path) -> Path:
 
 
 def test_a_reference_of_another_grid_is_resampled(bundled: Path, tmp_path: Path) -> None:
-    from problems.cryoem.files.reference_map import read_reference
+    from sciml_cryoem.files.reference_map import read_reference
 
     truth = low_pass(read_volume(bundled / "truth.mrc").array, 3.5, 25.0)
     found, note = read_reference(_reference_on_another_grid(bundled, tmp_path), 64, 3.5)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sciml import cli, demo
-from sciml.run import Run
+from sciml.command_line import demo
+from sciml.command_line import main as cli
+from sciml.runs.run import Run
 
 PROBLEM = """
 import torch, sciml
@@ -74,7 +75,7 @@ def test_finished_parts_are_kept_unless_overwritten(small_parts: Callable[..., N
 
 
 def test_the_parts_are_commands_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sciml.commands import DemoOptions
+    from sciml.command_line.commands import DemoOptions
 
     for part in demo.parts(DemoOptions(out=tmp_path)):
         assert cli.main([*part.words, "--out", str(tmp_path / part.name), "--help"]) == 0, part

@@ -34,7 +34,7 @@ def test_every_command_shown_exists(root: Path) -> None:
     }
     assert len(shown) >= 4
     for words in sorted(shown):
-        done = subprocess.run([sys.executable, "-m", "sciml.cli", *words, "--help"], capture_output=True, timeout=60)
+        done = subprocess.run([sys.executable, "-m", "sciml", *words, "--help"], capture_output=True, timeout=60)
         assert done.returncode == 0, words
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sciml.run import Run
+from sciml.runs.run import Run
 
 Line = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,7 +37,7 @@ class Line(sciml.Problem):
 @pytest.fixture
 def sciml(tmp_path: Path) -> Line:
     def call(*words: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sciml.cli", *map(str, words)]
+        command = [sys.executable, "-m", "sciml", *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
 
     return call
@@ -54,7 +54,7 @@ def test_help_names_every_word(sciml: Line) -> None:
 def test_help_is_quick_and_does_not_load_torch() -> None:
     code = textwrap.dedent("""
         import sys
-        from sciml.cli import main
+        from sciml.command_line.main import main
         for words in (["--help"], ["solve", "--help"], ["rod", "--help"], ["cryoem", "--help"]):
             assert main(words) == 0, words
         assert "torch" not in sys.modules
@@ -63,7 +63,7 @@ def test_help_is_quick_and_does_not_load_torch() -> None:
     seconds = []
     for _ in range(3):
         begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "sciml.cli", "--help"], check=True, capture_output=True, timeout=60)
+        subprocess.run([sys.executable, "-m", "sciml", "--help"], check=True, capture_output=True, timeout=60)
         seconds.append(time.perf_counter() - begin)
     assert min(seconds) < 0.5
 
@@ -102,7 +102,7 @@ def test_wrong_options_end_with_2_and_a_suggestion(sciml: Line) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_fault() -> None:
-    words = f"{sys.executable} -m sciml.cli --help | true"
+    words = f"{sys.executable} -m sciml --help | true"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
 
@@ -154,7 +154,7 @@ def test_a_budget_too_small_ends_with_3_and_outputs(sciml: Line, tmp_path: Path)
 def test_a_killed_solve_goes_on_to_the_same_result(sciml: Line, tmp_path: Path) -> None:
     slow = PROBLEM.replace("return {", "__import__('time').sleep(0.004)\n        return {")
     (tmp_path / "my_pde.py").write_text(slow)
-    command = [sys.executable, "-m", "sciml.cli", "solve", "my_pde.py:Line", "--out", "killed"]
+    command = [sys.executable, "-m", "sciml", "solve", "my_pde.py:Line", "--out", "killed"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
     metrics = tmp_path / "killed" / "stages" / "solve" / "metrics.jsonl"
     deadline = time.monotonic() + 60

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from rod_solutions import RODS, Exact  # pyright: ignore[reportMissingImports]
+from sciml_rod import FORMS, EnergyForm, MissingInterfaceCondition, Rod, StrongForm, Traction, WeakForm
+from sciml_rod.forms.weak import take
 
-from problems.rod import FORMS, EnergyForm, MissingInterfaceCondition, Rod, StrongForm, Traction, WeakForm
-from problems.rod.weak import take
 from sciml.pde import derivatives
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from rod_solutions import RODS, finite_elements  # pyright: ignore[reportMissingImports]
+from sciml_rod import CASES, Displacement, PointLoad, Rod, Traction, reference_solution
 from scipy.integrate import solve_bvp
 
-from problems.rod import CASES, Displacement, PointLoad, Rod, Traction, reference_solution
 from sciml.errors import InputError
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from sciml_rod import CASES, Displacement, PointLoad, Rod, StrongForm, WeakForm
 from torch import nn
 
 import sciml
-from problems.rod import CASES, Displacement, PointLoad, Rod, StrongForm, WeakForm
 
 BARS = {
     ("smooth", "strong"): 1e-6,

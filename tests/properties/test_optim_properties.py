@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciml.noise import GradientNoise
 from sciml.optim.lbfgs import CompactLBFGS
 from sciml.optim.line_search import Ending, Trial, Wolfe, search
 from sciml.optim.quasi_newton import QuasiNewton, Status
 from sciml.optim.self_scaled import DenseSelfScaled, broyden_scaling
+from sciml.watching.noise import GradientNoise
 
 coefficients = st.floats(-3, 3, allow_nan=False)
 steps = st.floats(1e-6, 1e6)

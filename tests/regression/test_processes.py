@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import finished, torchrun
+from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.star import read_star, write_star
+from sciml_cryoem.maps.masks import low_pass
+from sciml_cryoem.reconstruction.noise import sample_indices
 
-from problems.cryoem.files.mrc import read_volume, write_volume
-from problems.cryoem.files.star import read_star, write_star
-from problems.cryoem.maps.masks import low_pass
-from problems.cryoem.reconstruction.noise import sample_indices
-from sciml.cli import main
-from sciml.stage import read_metrics
+from sciml.command_line.main import main
+from sciml.runs.stage import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def both(words: list[str | Path], folder: Path) -> tuple[Path, Path, dict[str, A
     """The folders of a command done by one process and by two, and the object that the two printed."""
     one, two = folder / "one", folder / "two"
     assert main([*map(str, words), "--out", str(one)]) in (0, 3)
-    code, output, errors = finished(torchrun("-m", "sciml.cli", *words, "--out", two, "--json"))
+    code, output, errors = finished(torchrun("-m", "sciml", *words, "--out", two, "--json"))
     assert code in (0, 1), errors
     assert len(output.strip().splitlines()) == 1  # one of them speaks
     return one, two, json.loads(output)
@@ -83,10 +83,10 @@ def test_a_refinement_and_its_resume(particles: Path, reference: Path, tmp_path:
         assert alone["log_likelihood"] == pytest.approx(shared["log_likelihood"], rel=1e-4)
         assert alone["resolution_0143"] == pytest.approx(shared["resolution_0143"], rel=0.05)
     killed = tmp_path / "killed"
-    process = torchrun("-m", "sciml.cli", *words, "--out", killed)
+    process = torchrun("-m", "sciml", *words, "--out", killed)
     kill_after_checkpoint(process.pid, killed / "stages/refine/checkpoints")
     process.communicate()
-    code, _, errors = finished(torchrun("-m", "sciml.cli", "resume", killed))
+    code, _, errors = finished(torchrun("-m", "sciml", "resume", killed))
     assert code in (0, 1), errors
     assert (killed / "run_class001.mrc").read_bytes() == (two / "run_class001.mrc").read_bytes()
     assert (killed / "run_data.star").read_bytes() == (two / "run_data.star").read_bytes()
@@ -119,7 +119,7 @@ def test_an_image_that_one_process_reads_is_refused_by_all(particles: Path, tmp_
     names[np.setdiff1d(np.arange(1100), sample_indices(np.zeros(1100, np.int64)))[-1]] = f"000001@{bad}"
     star = write_star(tmp_path / "bad.star", [tables["optics"], rows.with_column("rlnImageName", names)])
     words = ["cryoem", "abinitio", star, "--starts", "1", "--out", tmp_path / "out"]
-    code, output, errors = finished(torchrun("-m", "sciml.cli", *words))
+    code, output, errors = finished(torchrun("-m", "sciml", *words))
     assert code == 1 and output == ""
     assert errors.count("bad.mrcs") == 1 and "another process" not in errors, errors
     assert "exitcode  : 2" in errors

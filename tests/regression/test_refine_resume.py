@@ -9,16 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-
-from problems.cryoem.files.mrc import read_volume, write_volume
-from problems.cryoem.maps.masks import low_pass
+from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.maps.masks import low_pass
 
 FILES = ("run_class001.mrc", "run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc", "run_data.star")
 
 
 def start(*words: str | Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "sciml.cli", *map(str, words)]
+    command = [sys.executable, "-m", "sciml", *map(str, words)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -77,7 +76,7 @@ def test_ctrl_c_says_how_to_go_on(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["cryoem", "refine", data / "particles.star", "--reference", data / "truth.mrc", "--out", out]
     process = subprocess.Popen(
-        [sys.executable, "-m", "sciml.cli", *map(str, words)],
+        [sys.executable, "-m", "sciml", *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,

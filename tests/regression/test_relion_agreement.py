@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.star import read_star
+from sciml_cryoem.maps.masks import low_pass, soft_sphere
 
-from problems.cryoem.files.mrc import read_volume
-from problems.cryoem.files.star import read_star
-from problems.cryoem.maps.masks import low_pass, soft_sphere
-from sciml.cli import main
+from sciml.command_line.main import main
 
 pytestmark = pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="RELION is not installed")
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.star import read_star
+from sciml_cryoem.files.table import Table
+from sciml_cryoem.postprocessing.halves import HALF_MAPS
+from sciml_cryoem.simulation.model_density import read_density
 
-from problems.cryoem.files.mrc import read_volume, write_volume
-from problems.cryoem.files.star import read_star
-from problems.cryoem.files.table import Table
-from problems.cryoem.postprocessing.halves import HALF_MAPS
-from problems.cryoem.simulation.model_density import read_density
-from sciml.cli import main
+from sciml.command_line.main import main
 
 pytestmark = pytest.mark.skipif(shutil.which("relion_postprocess") is None, reason="RELION is not installed")
 

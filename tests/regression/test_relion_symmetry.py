@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from problems.cryoem.imaging.symmetry import point_group
+from sciml_cryoem.imaging.symmetry import point_group
 
 pytestmark = [
     pytest.mark.relion,

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import sciml
-from sciml import checkpoint, snapshots
+from sciml.loop import snapshots
+from sciml.runs import checkpoint
 
 SCRIPT = """
 import sys, math, torch, sciml

@@ -12,9 +12,11 @@ import torch
 from processes import finished, torchrun, unwatched
 
 import sciml
-from sciml import batches, distributed, files, gradients
+from sciml import batches, distributed
 from sciml.errors import InputError
-from sciml.stage import Stage
+from sciml.loop import gradients
+from sciml.runs import files
+from sciml.runs.stage import Stage
 
 
 def as_if(monkeypatch, rank, size):
@@ -404,7 +406,7 @@ def test_ctrl_c_stops_all_processes_and_keeps_the_state(tmp_path):
 
 
 def test_the_command_line_says_bad_input_once(tmp_path):
-    code, output, errors = finished(torchrun("-m", "sciml.cli", "rod", "solve", "--case", "wavy", "--out", tmp_path))
+    code, output, errors = finished(torchrun("-m", "sciml", "rod", "solve", "--case", "wavy", "--out", tmp_path))
     assert code == 1
     assert (output + errors).count("wavy") == 1
     assert list(tmp_path.iterdir()) == []

@@ -1,1 +1,0 @@
-"""The physics. Problems import `sciml`; `sciml` never imports them; they never import each other."""

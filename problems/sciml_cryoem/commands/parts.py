@@ -1,0 +1,144 @@
+"""What the commands that work on particle images share: checks of their options, a progress line, peak memory."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sciml import distributed
+from sciml.errors import InputError
+
+if TYPE_CHECKING:
+    from sciml.runs.run import Run
+    from sciml_cryoem.files.particle_set import Particles
+
+Device = Literal["auto", "cpu", "cuda"]
+
+PAYS = 1_000
+"""Images from which a GPU makes up, in a search for poses, for the seconds that it takes to start."""
+FEWEST = 50
+"""Images that a search for poses needs: with fewer, a map is found in any noise."""
+
+
+@contextmanager
+def image_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress line on a terminal, nothing elsewhere; gives the function to call with the images done.
+
+    Args:
+        title: what is being done.
+        total: images there are.
+    """
+    from sciml.reporting.progress import Progress
+
+    began = time.monotonic()
+    with Progress(title) as line:
+
+        def update(done: int) -> None:
+            rate = done / max(time.monotonic() - began, 1e-6)
+            line.update(step=done, rate=rate, unit="images", left=(total - done) / rate)
+
+        yield update
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process."""
+    import resource
+    import sys
+
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    # Unlike that of getrusage, this maximum does not go back to the process that started this one.
+    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    peak = found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def chosen_device(device: Device, gpu_pays: bool = False) -> str:
+    """Where to compute: "cpu" (compiled loops), "cuda", or "torch" where numba does not import.
+
+    torch is imported only where it is needed.
+
+    Args:
+        device: the option.
+        gpu_pays: whether auto takes a GPU if there is one: its start takes some 3 s. A direct reconstruction is not
+            worth them: it is bound by memory.
+
+    Raises:
+        InputError: cuda was asked for, and torch finds no GPU.
+    """
+    if device == "cuda" or (device == "auto" and gpu_pays and _driver_found()):
+        import torch
+
+        if torch.cuda.is_available():
+            distributed.take_gpu()
+            return "cuda"
+        if device == "cuda":
+            raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto.")
+    try:
+        from sciml_cryoem.imaging import kernels  # noqa: F401
+    except ImportError:
+        from sciml.command_line.main import say
+
+        say("numba does not import here; torch does its work, several times slower.")
+        return "torch"
+    return "cpu"
+
+
+def batch_mb(device: str) -> float:
+    """Megabytes of images at a time where poses are searched: more on a GPU, whose steps take as long for a hundred
+    images as for thousands."""
+    from sciml_cryoem.reconstruction.accumulation import Settings
+
+    return 128.0 if device == "cuda" else Settings.batch_mb
+
+
+def _driver_found() -> bool:
+    """Whether there may be a GPU: without the device file of a driver there is none, and torch need not be asked."""
+    import sys
+
+    files = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # Linux; its Windows subsystem; AMD
+    return not sys.platform.startswith("linux") or any(Path(file).exists() for file in files)
+
+
+def check_diameter(diameter: float | None, particles: "Particles") -> None:
+    """Refuse a diameter that does not fit into the box.
+
+    Raises:
+        InputError: it does not.
+    """
+    extent = particles.box * particles.pixel_size
+    if diameter is not None and not 0 < diameter <= extent:
+        raise InputError(f"--diameter {diameter:g}: give Angstrom between 0 and the box, {extent:g}.")
+
+
+def check_number(particles: "Particles") -> None:
+    """Refuse a set that is too small to find poses with.
+
+    Raises:
+        InputError: it has fewer than 50 images.
+    """
+    if len(particles) < FEWEST:
+        raise InputError(f"{particles.path}: {len(particles)} particles; a search for poses needs at least {FEWEST}.")
+
+
+def read_mask_option(mask: str, box: int) -> Any:
+    """The value of `--mask`: one of its words, or the mask read from a file.
+
+    Raises:
+        InputError: a file that is no mask for this box.
+    """
+    from sciml_cryoem.maps.masks import read_mask
+
+    return mask if mask in ("sphere", "auto", "none") else read_mask(mask, box)
+
+
+@contextmanager
+def undone_if_refused(run: "Run") -> Iterator[None]:
+    """Remove what a new run wrote if bad input is found only now (a pixel that is NaN): then nothing was written."""
+    try:
+        yield
+    except InputError:
+        if not run.resumed:
+            run.discard()
+        raise

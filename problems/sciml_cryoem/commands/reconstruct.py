@@ -1,0 +1,153 @@
+"""`sciml cryoem reconstruct`: a map from particles with known poses, with half maps, FSC and uncertainty."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from sciml import distributed
+from sciml_cryoem.commands.options import ImageOptions
+
+if TYPE_CHECKING:
+    from sciml.runs.run import Run
+    from sciml_cryoem.files.particle_set import Particles
+    from sciml_cryoem.reconstruction.accumulation import Accumulated, Settings
+    from sciml_cryoem.reconstruction.direct import Reconstruction
+    from sciml_cryoem.validation.uncertainty import Uncertainty
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ImageOptions):
+    """Reconstruct a density from particles with known poses."""
+
+    solver: Literal["direct", "stochastic"] = "direct"
+    """direct: one pass over the images, then a division; stochastic: watched gradient steps on mini-batches."""
+    mask: str = "auto"
+    """For final map and resolution: auto (found in the map), sphere (radius 0.42 of the box), none, or a map (MRC)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: the direct solver on the CPU (memory-bound, no start-up), the stochastic one on a GPU."""
+
+
+def run(options: Options) -> int:
+    """Run the command.
+
+    Returns:
+        0; 3 when the stochastic solver did not converge (the outputs are written).
+
+    Raises:
+        InputError: bad input; nothing was written.
+        OSError: an output cannot be written.
+    """
+    from sciml.command_line.main import conclude
+    from sciml.runs.run import Run
+    from sciml_cryoem.commands.outputs import write_outputs
+    from sciml_cryoem.commands.parts import image_progress, peak_rss_mb
+    from sciml_cryoem.poses.contrast import advice
+    from sciml_cryoem.reconstruction.accumulation import accumulate
+    from sciml_cryoem.validation.uncertainty import uncertainty
+
+    began = time.monotonic()
+    particles = options.read(("poses", "halves"))
+    settings = _settings(options, particles)
+    # A folder that holds a run already is compared now; a new one is made when there is something to write.
+    earlier = (options.out / "experiment.json").exists() or options.out.is_file()
+    make = {"command": ["cryoem", "reconstruct"], "options": options, "overwrite": options.overwrite}
+    run_folder = Run.create(options.out, **make) if earlier else None
+    with image_progress("insertion", len(particles)) as watch:
+        accumulated = accumulate(particles, settings, watch)
+    _say_noise(accumulated)
+    run_folder = run_folder or Run.create(options.out, **make)
+    if options.solver == "direct":
+        distributed.followers_leave()
+    result, extra = _solve(options, particles, settings, accumulated, run_folder)
+    distributed.followers_leave()
+    spread = uncertainty(result)
+    outputs = write_outputs(run_folder.path, particles, result, spread)
+    _draw(run_folder, particles, result, spread)
+    curves = result.prior.curves
+    randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
+    if curves.mask_is_tight and curves.resolution() < randomized_at:
+        _say("the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one.")
+    if note := advice(result.full):
+        _say(note)
+    summary: dict[str, Any] = {
+        "result": "CONVERGED",
+        "particles": len(particles),
+        "box": particles.box,
+        "pixel_size": particles.pixel_size,
+        "resolution_0143": curves.resolution(),
+        "resolution_0143_unmasked": curves.resolution(curve="unmasked"),
+        "noise_rms": spread.noise,
+        "noise_rms_predicted": spread.predicted_noise,
+        "missing_signal_rms": spread.missing,
+        "solver": options.solver,
+        "findings": [note] if note else [],
+        "switch": [],
+        **extra,
+        "seconds": time.monotonic() - began,
+        "peak_rss_mb": peak_rss_mb(),
+        "outputs": outputs,
+    }
+    return conclude(run_folder, summary, json=options.json)
+
+
+def _settings(options: Options, particles: "Particles") -> "Settings":
+    """The options in the terms of the engine, checked against the particles.
+
+    Raises:
+        InputError: a mask that does not fit, or a GPU that is not there.
+    """
+    from sciml_cryoem.commands.parts import chosen_device, read_mask_option
+
+    device = chosen_device(options.device, gpu_pays=options.solver == "stochastic")
+    return options.settings(device, mask=read_mask_option(options.mask, particles.box))
+
+
+def _solve(
+    options: Options, particles: "Particles", settings: "Settings", accumulated: "Accumulated", run_folder: "Run"
+) -> tuple["Reconstruction", dict[str, Any]]:
+    """The maps, and what the summary says about how they were found."""
+    from sciml_cryoem.reconstruction.direct import regularize
+
+    if options.solver == "direct":
+        return regularize(accumulated, settings), {}
+    from sciml_cryoem.reconstruction.stochastic import agreement, reconstruct_stochastic
+
+    found = reconstruct_stochastic(particles, settings, run_folder, accumulated=accumulated)
+    return found.reconstruction, {
+        "result": found.result.name,
+        "switch": found.switch,
+        "evaluations": sum(solution.evaluations for solution in found.solutions.values()),
+        "agreement_with_direct": agreement(found.reconstruction),
+    }
+
+
+def _draw(run_folder: "Run", particles: "Particles", result: "Reconstruction", spread: "Uncertainty") -> None:
+    from sciml_cryoem.figures.maps import draw_fsc, draw_orientations, draw_slices
+
+    curves = result.prior.curves
+    shown = {"unmasked": curves.unmasked}
+    if result.prior.mask is not None:
+        shown = {"corrected": curves.corrected, "masked": curves.masked, **shown, "random phases": curves.randomized}
+    caption = f"FSC of the half maps: {curves.resolution():.2f} Å at 0.143 ({next(iter(shown))})."
+    draw_fsc(run_folder.figure("fsc", caption), shown, curves.box, curves.pixel_size)
+    draw_slices(run_folder.figure("slices", "Central slices of the final map."), result.full, particles.pixel_size)
+    caption = "Central slices of the posterior standard deviation; brighter is less certain."
+    draw_slices(run_folder.figure("uncertainty", caption), spread.std, particles.pixel_size)
+    draw_orientations(run_folder.figure("views", "View directions of the particles."), particles.angles_deg)
+
+
+def _say_noise(accumulated: "Accumulated") -> None:
+    """What was done to the images beyond the subtraction of their background."""
+    noise = accumulated.noise
+    if noise.note:
+        _say(noise.note)
+    if noise.reference is not None:
+        _say(f"noise levels differ by {noise.spread:.0%} between images; each image is scaled to the median level.")
+
+
+def _say(text: str) -> None:
+    from sciml.command_line.main import say
+
+    say(f"reconstruct: {text}")

@@ -1,0 +1,194 @@
+"""Every image against every orientation and shift: posterior weights, and the sums that they give each orientation.
+
+    L(i, R, s) = 2 Re <exp(-2 pi i k.s / n) CTF y_i, P_R> - <CTF^2, |P_R|^2>
+
+over the points |k| < r of the half plane is the log likelihood of a pose, up to what does not depend on it. The slice
+at psi + 180 degrees is the complex conjugate, so two real matrix products, a = Re X Re P' and b = Im X Im P', give both
+scores, a + b and a - b. The second term does not depend on the shift. What an orientation collects,
+
+    numerator_R = sum_i,s w exp(-2 pi i k.s / n) CTF y_i,    denominator_R = sum_i,s w CTF^2,
+
+is a third product, or a short loop when few poses of an image are likely; only orientations, not images, are then
+inserted into a volume.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Complex, Float, Int
+
+from sciml_cryoem.imaging.orientations import HALF_TURN
+from sciml_cryoem.imaging.threads import in_threads
+from sciml_cryoem.poses import search_kernels
+from sciml_cryoem.poses.image_spectra import ImageSpectra
+
+CUTOFF = 12.0
+"""Poses less likely than exp(-CUTOFF) of the best one of their image are left out."""
+SPARSE = 0.08
+"""Share of likely poses below which the sums of an image are a loop, not a matrix product."""
+APART_DEG = 25.0
+"""Least turn between two poses that are given for one image."""
+_COSINE = np.float32(np.cos(np.radians(APART_DEG)))
+_TOGETHER = 16  # images in a product at most: of a batch of 100, two processes are to have about half each
+_THREAD = 256  # images that are worth a thread, whose sums must be added to the others'
+_SCORES = 1 << 18  # scores per matrix product: both products of a chunk stay in a core's cache
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a batch of images says.
+
+    Attributes:
+        numerator: (orientations, points). denominator: likewise. Compiled loops add them up in double precision:
+            in the first steps of a search rounding grows from step to step until it decides how the molecule lies, and
+            the result would depend on how many processes share the images.
+        log_likelihood: (images,) log of the mean likelihood over all poses of the grid, relative to an empty map.
+        places: (images, poses, 3) the likeliest poses, best first: shift, orientation, and 1 for psi + 180 degrees.
+        evaluated: scores computed.
+    """
+
+    numerator: Complex[np.ndarray, "orientations points"]
+    denominator: Float[np.ndarray, "orientations points"]
+    log_likelihood: Float[np.ndarray, " images"]
+    places: Int[np.ndarray, "images poses 3"]
+    evaluated: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Poses that are tried.
+
+    Attributes:
+        rotations: (orientations, 3, 3) of a half-turn grid (`orientations`). shifts: (shifts, 2), (x, y) in pixels.
+    """
+
+    rotations: Float[np.ndarray, "orientations 3 3"]
+    shifts: Float[np.ndarray, "shifts 2"]
+
+    def poses(self, places: Int[np.ndarray, "*batch 3"]) -> tuple[np.ndarray, np.ndarray]:
+        """Rotations (*batch, 3, 3) and offsets (*batch, 2) of places on the grid; with several classes, of each
+        alike."""
+        turn = np.where(places[..., 2, None, None] == 1, HALF_TURN, np.eye(3))
+        return turn @ self.rotations[places[..., 1] % len(self.rotations)], self.shifts[places[..., 0]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a search besides likelihoods.
+
+    Attributes:
+        sums: whether what each orientation collects is wanted.
+        poses: how many likely ones of each image are, at least `APART_DEG` apart (of several references: only the
+            best).
+    """
+
+    sums: bool = True
+    poses: int = 1
+
+
+def search(
+    images: ImageSpectra,
+    slices: Complex[np.ndarray, "orientations points"],
+    grid: Grid,
+    radius: float,
+    wanted: Wanted | None = None,
+    device: str = "cpu",
+) -> Found:
+    """Score images on a grid of poses.
+
+    Args:
+        images: up to a radius at which the sums are wanted.
+        slices: of the reference at the points of `images`, one a rotation of the grid; of several references in turn.
+        grid: what is tried.
+        radius: only points within it are scored; the others only collect.
+        wanted: by default `Wanted()`.
+        device: "cpu" for compiled loops; "torch" for torch on the CPU; "cuda". The same to what single precision
+            leaves; of poses as likely as each other either may be given.
+
+    Raises:
+        InputError: a GPU whose memory does not hold one image.
+    """
+    wanted = wanted or Wanted()
+    if device == "cpu":
+        work = lambda part: _search(images.take(part), slices, grid, radius, wanted)
+        return _joined(in_threads(len(images), _THREAD, work, together(len(slices), len(grid.shifts))))
+    from sciml_cryoem.poses import torch_search
+
+    return torch_search.search(images, slices, grid, radius, wanted, device)
+
+
+def together(orientations: int, shifts: int) -> int:
+    """Images that are scored in one product, when there are so many orientations (of all references) and shifts. Every
+    image adds to the sums the same bits, whichever are searched with it, if it keeps its place in its product."""
+    return min(max(1, _SCORES // (orientations * shifts)), _TOGETHER)
+
+
+def _joined(parts: list[Found]) -> Found:
+    """What several batches say together; the sums of the first are used up."""
+    first, *others = parts
+    if not others:
+        return first
+    for found in others:
+        first.numerator[:] += found.numerator
+        first.denominator[:] += found.denominator
+    return replace(
+        first,
+        log_likelihood=np.concatenate([found.log_likelihood for found in parts]),
+        places=np.concatenate([found.places for found in parts]),
+        evaluated=sum(found.evaluated for found in parts),
+    )
+
+
+def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float, wanted: Wanted) -> Found:
+    """`search` by compiled loops."""
+    disc, count = images.disc, len(slices)
+    scored = disc.within(radius)
+    real, imaginary = (np.ascontiguousarray(2.0 * part[:, :scored]) for part in (np.real(slices), np.imag(slices)))
+    power = np.square(np.abs(slices[:, :scored])).astype(np.float32)
+    shifts = grid.shifts
+    phases = disc.phases(shifts)
+    found = Found(
+        numerator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.complex128),
+        denominator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.float64),
+        log_likelihood=np.empty(len(images)),
+        places=np.empty((len(images), wanted.poses, 3), np.int64),
+        evaluated=2 * count * len(shifts) * len(images),
+    )
+    squares = np.square(images.transfer)
+    turns = np.ascontiguousarray(grid.rotations.reshape(-1, 9), np.float32)
+    step = together(count, len(shifts))
+    for start in range(0, len(images), step):
+        part = slice(start, min(start + step, len(images)))
+        weighted = images.values[part] * images.transfer[part]
+        shifted = weighted[:, None, :] * phases
+        flat = shifted.reshape(-1, len(disc))[:, :scored]
+        a = np.dot(np.ascontiguousarray(np.real(flat)), real.T).reshape(-1, len(shifts), count)
+        b = np.dot(np.ascontiguousarray(np.imag(flat)), imaginary.T).reshape(-1, len(shifts), count)
+        _collect(found, part, (a, b, squares[part, :scored] @ power.T, turns), shifted, squares[part])
+    found.log_likelihood[:] -= np.log(2.0 * count * len(shifts))
+    return found
+
+
+def _collect(found: Found, part: slice, scores: tuple, shifted: np.ndarray, squares: np.ndarray) -> None:
+    """Posterior and sums of a chunk of images."""
+    plus, minus, norms, turns = scores
+    turns = np.resize(turns, (plus.shape[2], 9))  # several references share the grid
+    gather = len(found.numerator) > 0
+    dense = []
+    for j, i in enumerate(range(part.start, part.stop)):
+        found.log_likelihood[i], kept = search_kernels.posterior(plus[j], minus[j], norms[j], np.float32(CUTOFF))
+        search_kernels.likeliest(plus[j], minus[j], turns, _COSINE, found.places[i])
+        if not gather:
+            continue
+        if kept > SPARSE * plus[j].size:
+            dense.append(j)
+        else:
+            search_kernels.add_sparse(plus[j], minus[j], shifted[j], squares[j], found.numerator, found.denominator)
+    if dense:
+        count, points = plus.shape[2], shifted.shape[2]
+        p, m = plus[dense].reshape(-1, count), minus[dense].reshape(-1, count)
+        values = shifted[dense].reshape(-1, points)
+        real, imaginary = np.real(found.numerator), np.imag(found.numerator)  # views
+        real += p.T @ np.ascontiguousarray(np.real(values))
+        imaginary += m.T @ np.ascontiguousarray(np.imag(values))
+        found.denominator[:] += plus[dense].sum(1).T @ squares[dense]

@@ -1,0 +1,99 @@
+"""The map by watched stochastic descent on its voxels: both half maps, then the full map under the prior they imply.
+
+Preconditioned SGD on batches of particles takes the map to where the sampling noise of the gradient hides the signal;
+preconditioned L-BFGS on all particles finishes. Same sums, floors, FSC and prior as the direct path, so the maps can be
+compared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+import sciml
+from sciml_cryoem.files.particle_set import Particles
+from sciml_cryoem.imaging.devices import torch_device
+from sciml_cryoem.maps.fsc import fsc
+from sciml_cryoem.reconstruction.accumulation import Accumulated, Settings, accumulate
+from sciml_cryoem.reconstruction.density import Density, DensityProblem
+from sciml_cryoem.reconstruction.direct import Reconstruction
+from sciml_cryoem.reconstruction.prior import estimate_prior
+
+DEFAULT_PHASES = (sciml.SGD(lr=0.2, momentum=0.0), sciml.LBFGS(history=10, tolerance=1e-3, steps=60))
+"""A fifth of the preconditioned gradient of a batch; then until the decrement is a millionth of the largest loss."""
+
+
+@dataclass(frozen=True)
+class StochasticReconstruction:
+    """What `reconstruct_stochastic` found.
+
+    Attributes:
+        reconstruction: maps, prior and weights, as from the direct path.
+        solutions: of "half1", "half2" and "full", in this order.
+    """
+
+    reconstruction: Reconstruction
+    solutions: dict[str, sciml.Solution]
+
+    @property
+    def result(self) -> sciml.Result:
+        """CONVERGED if all three solves did, else the first other result."""
+        results = [solution.result for solution in self.solutions.values()]
+        return next((r for r in results if r is not sciml.Result.CONVERGED), sciml.Result.CONVERGED)
+
+    @property
+    def switch(self) -> list[dict[str, Any]]:
+        """Every end of a phase, with the solve (`stage`) it belongs to."""
+        return [{"stage": name, **record} for name, solution in self.solutions.items() for record in solution.switch]
+
+
+def reconstruct_stochastic(
+    particles: Particles,
+    settings: Settings | None = None,
+    run: sciml.Run | None = None,
+    phases: Sequence[Any] = DEFAULT_PHASES,
+    accumulated: Accumulated | None = None,
+) -> StochasticReconstruction:
+    """Reconstruct a particle set with known poses by gradient steps on mini-batches of its images.
+
+    Args:
+        particles: with poses.
+        settings: as for the direct path.
+        run: where the three solves (stages half1, half2, full) keep their metrics and checkpoints.
+        phases: of each solve.
+        accumulated: of the same particles and settings, if it is at hand.
+
+    Raises:
+        InputError: see `accumulate`.
+    """
+    settings = settings or Settings()
+    accumulated = accumulated or accumulate(particles, settings)
+    solutions: dict[str, sciml.Solution] = {}
+
+    def solve(
+        name: str, half: int | None, precision: Float[np.ndarray, " shells"] | None
+    ) -> Float[np.ndarray, "n n n"]:
+        problem = DensityProblem(particles, accumulated, half, precision, settings.use_ctf)
+        model = Density(particles.box).to(torch_device(settings.device))
+        stage = None if run is None else run.stage(name)
+        solutions[name] = sciml.solve(problem, model, phases, seed=settings.seed, run=stage)
+        return model.voxels.detach().cpu().numpy().copy()
+
+    half1, half2 = solve("half1", 1, None), solve("half2", 2, None)
+    estimate = estimate_prior(half1, half2, accumulated, settings)
+    full = solve("full", None, estimate.precision)
+    if estimate.mask is not None:
+        full = full * estimate.mask
+    return StochasticReconstruction(Reconstruction(full, half1, half2, estimate, accumulated), solutions)
+
+
+def agreement(found: Reconstruction) -> float:
+    """Least FSC, up to the resolution of the map, between it and the direct solve with the same sums and prior."""
+    direct = found.accumulated.full_map(found.prior.precision)
+    if found.prior.mask is not None:
+        direct = direct * found.prior.mask
+    curves = found.prior.curves
+    shells = max(1, int(curves.box * curves.pixel_size / curves.resolution()))
+    return float(fsc(found.full * found.prior.region, direct * found.prior.region)[: shells + 1].min())

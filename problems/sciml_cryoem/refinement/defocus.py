@@ -1,0 +1,78 @@
+"""Defocus of every particle within a refinement: from when on it can be told, around what, and into which columns.
+
+A defocus that is off by D turns the phase of the CTF by pi lambda D s^2 at the frequency s. An image whose projection
+has the power S(s) over the noise leaves it a posterior deviation of about
+
+    1 / sqrt(1 / prior^2 + sum over s of 2 S(s) (pi lambda s^2)^2),
+
+sin^2 and cos^2 of the phase being alike on average.
+Defocus is refined from when a deviation of `PRIOR` turns the phase by `PHASE` at the resolution reached: 11 Angstrom at
+300 kV. The prior is about the value in the file, not about that of the iteration before. Its deviation is found from
+the images, in each half set: the mean of offset^2 + posterior variance (expectation maximisation), so that defoci that
+were right stay what they were.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sciml_cryoem.files.particle_set import Particles
+from sciml_cryoem.imaging import ctf
+from sciml_cryoem.poses.focus import refocus
+from sciml_cryoem.poses.polish import Observed, Polished, Reference
+from sciml_cryoem.refinement.refined_poses import Poses
+
+PRIOR = 300.0
+"""Deviation of a particle's defocus from the value in the file, Angstrom, before anything is known."""
+PHASE = 0.15
+"""Turn of the phase (radian) at the resolution reached from which defocus is refined."""
+_LEAST = 10.0  # Angstrom: where the file is right, the prior need not shrink further
+
+
+class Focus:
+    """What the defoci of a set are refined from.
+
+    Attributes:
+        file: coefficients of the CTF by the values in the file. wavelength: of each image, Angstrom.
+        spread: deviation of the prior of each half set, Angstrom.
+    """
+
+    def __init__(self, particles: Particles, coefficients: Float[np.ndarray, "n 10"]) -> None:
+        self.file = coefficients
+        self.wavelength = np.broadcast_to(ctf.wavelength(particles.voltage_kv * 1e3), (len(particles),))
+        self.spread = np.full(2, PRIOR)
+
+    def can_tell(self, resolution: float) -> bool:
+        """Whether maps of this resolution (Angstrom) tell the defocus of a particle."""
+        return bool(np.pi * np.median(self.wavelength) * PRIOR / resolution**2 > PHASE)
+
+    def begin(self, poses: Poses, halves: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 10"]:
+        """Coefficients of the CTF by the defoci as they stand, from which the priors are found, too."""
+        for half in (1, 2):
+            mine = (halves == half) & (poses.weights > 0.5) & (poses.defocus_deviation > 0)
+            if mine.any():
+                mean = np.mean(np.square(poses.defocus[mine]) + np.square(poses.defocus_deviation[mine]))
+                self.spread[half - 1] = np.clip(np.sqrt(mean), _LEAST, PRIOR)
+        table = np.array(self.file, np.float64)
+        table[:, 0:3] -= np.pi * (self.wavelength * poses.defocus)[:, None] * table[:, 3:6]
+        return table.astype(self.file.dtype)
+
+    def refine(
+        self, reference: Reference, observed: Observed, found: Polished, rows: Int[np.ndarray, " n"], half: int
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Offset from the value in the file, and its posterior deviation, of images of a half set at their poses."""
+        images = replace(observed, ctf=self.file[rows])
+        focused = refocus(reference, images, found, self.wavelength[rows], float(self.spread[half - 1]))
+        return focused.offset, focused.deviation
+
+
+def with_defocus(particles: Particles, offset: Float[np.ndarray, " n"]) -> Particles:
+    """The set with these offsets added to its defoci, in its columns as well; as it is where all are zero."""
+    if not offset.any():
+        return particles
+    table = particles.table
+    for label in ("rlnDefocusU", "rlnDefocusV"):  # of the file, where U may be the smaller one
+        table = table.with_column(label, [f"{value:.2f}" for value in table.numbers(label) + offset])
+    u, v = particles.defocus_u + offset, particles.defocus_v + offset
+    return replace(particles, defocus_u=u, defocus_v=v, table=table)

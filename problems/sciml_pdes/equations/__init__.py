@@ -1,0 +1,1 @@
+"""The equations, one short file each, with its reference."""

@@ -1,0 +1,1 @@
+"""The rod in strong, weak and energy form."""

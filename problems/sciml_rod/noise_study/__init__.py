@@ -1,0 +1,1 @@
+"""The comparison of the formulations: gradient variance, descent, and the verdict."""

@@ -1,0 +1,1 @@
+"""The `sciml` command and the commands that come with the core."""

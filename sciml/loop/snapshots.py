@@ -1,0 +1,45 @@
+"""When the state of a solve is written, and how it is read back: the newest sound checkpoint of a stage."""
+
+import time
+from typing import Any
+
+from torch import Tensor
+
+from sciml.runs import checkpoint
+from sciml.runs.stage import Stage
+
+SECONDS = 5.0
+"""Seconds between two checkpoints, or 20 times what one costs, whichever is longer."""
+
+
+class Snapshots:
+    """The checkpoints of one solve.
+
+    Attributes:
+        number: of the newest one written; increases.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.number = 0
+        self.saved, self.cost = time.monotonic(), 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self.saved > max(SECONDS, 20 * self.cost)
+
+    def write(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Write one, with how far the metrics had come."""
+        start = time.monotonic()
+        self.number += 1
+        own = {"number": self.number, "metrics": self.stage.metrics_offset()}
+        checkpoint.write(self.stage.checkpoints, self.number, checkpoint.Checkpoint(tensors, {**numbers, **own}))
+        self.saved = time.monotonic()
+        self.cost = self.saved - start
+
+    def read(self) -> tuple[checkpoint.Checkpoint | None, list[dict[str, Any]]]:
+        """The newest sound one, and a warning record for each damaged one passed over."""
+        state, damaged = checkpoint.newest(self.stage.checkpoints)
+        self.number = state.numbers["number"] if state else 0
+        return state, [{"kind": "warning", "text": f"{path.name} is damaged and was passed over"} for path in damaged]

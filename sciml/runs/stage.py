@@ -1,0 +1,106 @@
+"""One solve inside a run: its metrics as JSON lines, and the folder of its checkpoints."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sciml import distributed
+from sciml.errors import InputError
+from sciml.runs.files import make_folder, to_json, write_atomic
+
+BUFFERED_RECORDS = 256
+BUFFERED_SECONDS = 2.0
+
+
+class Stage:
+    """The folder of one solve inside a run: its metrics and its checkpoints.
+
+    Attributes:
+        name: the stage's name, a plain folder name.
+        path: the folder.
+        metrics: metrics.jsonl, one JSON object a line.
+        checkpoints: the folder of checkpoints; it exists.
+
+    Of several processes that share a run only the leader writes; the others read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        make_folder(self.checkpoints)
+        if not (path / "stage.json").exists():
+            write_atomic(path / "stage.json", to_json({"name": self.name, "created": time.time()}) + "\n")
+        self._lines: list[str] = []
+        self._flushed = time.monotonic()
+
+    def append_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Queue records; they reach the file every few seconds, every few hundred records, and on `flush`."""
+        self._lines.extend(to_json(record) + "\n" for record in records)
+        if len(self._lines) >= BUFFERED_RECORDS or time.monotonic() - self._flushed > BUFFERED_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is queued.
+
+        Raises:
+            OSError: the disk is full or the folder is gone; the records stay queued.
+        """
+        if self._lines and distributed.leader():
+            with self.metrics.open("a") as file:
+                file.write("".join(self._lines))
+        self._lines.clear()
+        self._flushed = time.monotonic()
+
+    def metrics_offset(self) -> int:
+        """Bytes of metrics so far (queued records are written first): what a checkpoint stores."""
+        self.flush()
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
+
+    def truncate_metrics(self, offset: int) -> None:
+        """Forget every record after `offset` bytes: what a resumed solve does, so that no step is recorded twice.
+
+        Raises:
+            InputError: the file is shorter than `offset`, so it is not the one that the checkpoint belongs to.
+        """
+        self._lines.clear()
+        if not distributed.leader():
+            return
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        if size < offset:
+            raise InputError(
+                f"{self.metrics}: {size} bytes, but the checkpoint saw {offset}. Delete {self.path} to start it anew."
+            )
+        if size > offset:
+            os.truncate(self.metrics, offset)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All records on disk. A last line cut short by a crash is left out; a broken line elsewhere is an error.
+
+        Raises:
+            InputError: a line that is not JSON; the message names file and line.
+        """
+        self.flush()
+        return read_metrics(self.metrics)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; empty when there is no file. See `Stage.read_metrics`."""
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):  # no newline after it: a crash while writing
+                break
+            raise InputError(f"{path}, line {number}: not valid JSON ({error}).") from None
+    return records

@@ -1,0 +1,1 @@
+"""What is watched while a solve runs: gradient noise, when to switch, and whether gains generalize."""

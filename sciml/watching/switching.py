@@ -1,0 +1,253 @@
+"""When a stochastic phase hands over to the finisher, how large its batch must be, and why.
+
+`AutoSwitch` is the default. Cost is counted in gradients over the fixed set (line-search calls included); a
+stochastic step costs batch / set. The decision is Adam's own rate of progress per unit of that cost, within a limit;
+the gradient's signal-to-noise ratio decides how large the batch must be. The fixed set is handed over as it is: the
+finisher enlarges or renews it once it has proved exhausted (`sciml.loop.deterministic`). `SnrSwitch` is the literal
+rule (SNR below a threshold, on a plateau); `FixedSwitch` a step number. Every rule answers with a sentence and the
+numbers behind it.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from sciml.errors import InputError
+from sciml.watching.noise import NoiseEstimate
+
+
+@dataclass(frozen=True)
+class Decision:
+    """End of a stochastic phase: a sentence, and the numbers that decided."""
+
+    reason: str
+    details: dict[str, Any]
+
+
+class SwitchRule(ABC):
+    """Watches a stochastic phase. `observe` sees every step; `decide` is asked between blocks of steps."""
+
+    def limit(self, step: int) -> int | None:
+        """Steps that may be taken before `decide` must be asked again; None for any."""
+        return None
+
+    @abstractmethod
+    def observe(self, cost: float, loss: float) -> None:
+        """One step: its cost in fixed-set gradients, and its batch loss."""
+
+    @abstractmethod
+    def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
+        """Whether to switch now."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Plain numbers for a checkpoint."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+
+
+class AutoSwitch(SwitchRule):
+    """Switch once the loss surely falls by less than `rate` (in its logarithm) per fixed-set gradient, and at the
+    latest when `at_most` such gradients are spent, or as many as a gradient buys steps, if these are fewer.
+
+    The rate is a least-squares slope over the last quarter of the cost spent, looked at when the cost passes first *
+    2^(j/2); surely means that its standard error is added. A loss that is not positive (an energy) is measured by its
+    decrease relative to the whole decrease so far.
+
+    The limit is a ski-rental argument. Nobody knows beforehand whether Adam will go on to be worth its cost; a finisher
+    costs a hundred to several hundred gradients of the fixed set wherever it starts, so Adam for about a tenth of that
+    is a small part of the total if it was in vain, whereas Adam without limit is not. Where Adam is the better method
+    (ill-conditioned sums of many items), the first 20 to 30 gradients bring most of what it can bring. It is so because
+    a gradient buys a hundred steps or more there; where it buys four or eight, a quasi-Newton method makes better use
+    of it, and so the limit is the number of steps that a gradient buys (but no less than `first`): in 18 runs on five
+    problems with four to eight, the cost to a target was 0.94 (median) of that with 24. And since waiting is cheap up
+    to the limit, only a rate that is surely low ends the phase before.
+    """
+
+    def __init__(
+        self, rate: float = 0.02, at_most: float = 24.0, first: float = 4.0, growth: float = math.sqrt(2.0)
+    ) -> None:
+        self.rate, self.at_most, self.first, self.growth = rate, at_most, first, growth
+        self.steps, self.spent, self.target = 0, 0.0, first
+        self.costs: list[float] = []
+        self.losses: list[float] = []
+        self.highest, self.lowest = -math.inf, math.inf
+        self.looked = False
+
+    def observe(self, cost: float, loss: float) -> None:
+        """Accumulate."""
+        self.steps += 1
+        self.spent += cost
+        self.costs.append(self.spent)
+        self.losses.append(loss)
+        self.highest, self.lowest = max(self.highest, loss), min(self.lowest, loss)
+
+    def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
+        """Look at the rate if the cost has passed the next checkpoint or the limit."""
+        limit = self.at_most
+        if self.spent and math.isfinite(limit):  # infinite: none is wanted
+            limit = min(limit, max(self.steps / self.spent, self.first))
+        full = self.spent >= limit * (1 - 1e-9)  # a sum of many small costs
+        self.looked = full or self.spent >= self.target
+        if not self.looked:
+            return None
+        while self.target <= self.spent:
+            self.target *= self.growth
+        start = min(next(i for i, c in enumerate(self.costs) if c >= 0.75 * self.spent), max(0, len(self.costs) - 40))
+        self.costs, self.losses = self.costs[start:], self.losses[start:]
+        known = len(self.losses) >= 40
+        slope, error = self._rate() if known else (math.inf, 0.0)
+        numbers = {"rate": slope if known else None, "rate_error": error if known else None}
+        numbers |= {"threshold": self.rate, "limit": limit, "spent": self.spent}
+        if known and slope + error <= self.rate:
+            return Decision(
+                f"progress fell to {slope:.3g} +- {error:.1g} per gradient of the fixed set (limit {self.rate:.2g}) "
+                f"after {self.spent:.3g} of them",
+                numbers,
+            )
+        if not full:
+            return None
+        return Decision(
+            f"{self.spent:.3g} gradients of the fixed set are spent, on {self.steps} steps (limit {limit:.3g})"
+            + (f"; progress was still {slope:.3g} +- {error:.1g} per gradient" if known else ""),
+            numbers,
+        )
+
+    def _rate(self) -> tuple[float, float]:
+        """Slope of -log(loss), or of the relative decrease, per unit of cost, and its standard error, from 8 bins."""
+        bins = 8
+        low, width = self.costs[0], (self.costs[-1] - self.costs[0]) / bins
+        positive = self.lowest > 0
+        scale = max(self.highest - self.lowest, 1e-300)
+        groups: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
+        for cost, loss in zip(self.costs, self.losses, strict=True):
+            index = min(int((cost - low) / width), bins - 1) if width > 0 else 0
+            groups[index].append((cost, -math.log(loss) if positive else -loss / scale))
+        points = [
+            tuple(math.fsum(column) / len(group) for column in zip(*group, strict=True)) for group in groups if group
+        ]
+        return _line(points)
+
+    def state(self) -> dict[str, Any]:
+        """Everything."""
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Everything back."""
+        vars(self).update(state)
+
+
+def _line(points: list[Any]) -> tuple[float, float]:
+    """Least-squares slope through (x, y) points and its standard error."""
+    count = len(points)
+    if count < 3:
+        return math.inf, 0.0
+    mean_x = math.fsum(x for x, _ in points) / count
+    mean_y = math.fsum(y for _, y in points) / count
+    sxx = math.fsum((x - mean_x) ** 2 for x, _ in points)
+    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / sxx
+    residual = math.fsum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
+    return slope, math.sqrt(residual / (count - 2) / sxx)
+
+
+class SnrSwitch(SwitchRule):
+    """The literal rule: the windowed SNR has stayed below `threshold` in consecutive windows, and the loss is on a
+    plateau.
+
+    A plateau: the mean loss of the latest `span` steps is no more than `flat` (relative) below that of the `span`
+    before.
+    """
+
+    def __init__(self, threshold: float = 1.0, windows: int = 2, span: int = 100, flat: float = 0.02) -> None:
+        self.threshold, self.windows, self.span, self.flat = threshold, windows, span, flat
+        self.below = 0
+        self.losses: list[float] = []
+
+    def observe(self, cost: float, loss: float) -> None:
+        """Keep the latest losses."""
+        self.losses.append(loss)
+        del self.losses[: -2 * self.span]
+
+    def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
+        """Count the blocks for which both conditions hold."""
+        if noise is None or noise.snr is None or len(self.losses) < 2 * self.span:
+            return None
+        before = math.fsum(self.losses[: self.span]) / self.span
+        now = math.fsum(self.losses[self.span :]) / self.span
+        plateau = before - now <= self.flat * abs(before)
+        # a window of 20 measurements, one every second block of steps, is renewed every 40 blocks
+        self.below = self.below + 1 if noise.snr < self.threshold else 0
+        if not plateau or self.below < 40 * self.windows:
+            return None
+        return Decision(
+            f"the SNR stayed below {self.threshold:g} (now {noise.snr:.3g}) on a plateau of the loss",
+            {"threshold": self.threshold, "loss_before": before, "loss_now": now},
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything."""
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Everything back."""
+        vars(self).update(state)
+
+
+class FixedSwitch(SwitchRule):
+    """Switch after a given number of steps."""
+
+    def __init__(self, step: int) -> None:
+        if step < 0:
+            raise InputError(f"switch={step}: the step to switch at must not be negative")
+        self.step = step
+
+    def limit(self, step: int) -> int | None:
+        """Steps left."""
+        return max(self.step - step, 0)
+
+    def observe(self, cost: float, loss: float) -> None:
+        """Nothing to watch."""
+
+    def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
+        """At the step."""
+        return Decision(f"fixed at step {self.step}", {"step": self.step}) if step >= self.step else None
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+def rule_for(switch: object) -> SwitchRule:
+    """The rule behind `solve(switch=...)`: "auto", "snr", a step number, or a rule of one's own.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(switch, SwitchRule):
+        return switch
+    if switch == "auto":
+        return AutoSwitch()
+    if switch == "snr":
+        return SnrSwitch()
+    if isinstance(switch, int) and not isinstance(switch, bool):
+        return FixedSwitch(switch)
+    raise InputError(f"switch={switch!r}: allowed are 'auto', 'snr', a step number, or a SwitchRule")
+
+
+def grown_batch(batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float = 1.0) -> int:
+    """Twice the batch when noise drowns the direction (upper bound of its SNR below 1) and the set allows, else the
+    batch.
+
+    Args:
+        batch, fixed_set: items. noise: of the batch's gradient.
+        averaging: how many times the SNR of the direction is that of the gradient; (1 + b) / (1 - b) for an average
+            over steps with factor b. An SNR below 1 in single batches is the normal state of a method that averages.
+    """
+    high = None if noise is None or noise.measurements < 20 else noise.high
+    return 2 * batch if high is not None and high * averaging < 1 and 2 * batch <= fixed_set // 4 else batch
