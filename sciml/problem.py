@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
@@ -11,6 +12,42 @@ from sciml.errors import InputError
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What an evaluation says of a batch besides loss and gradient, for `Problem.learn`.
+
+    Parts of a batch and several processes are brought together by the core, so there are two kinds only.
+
+    Attributes:
+        mean: by name, tensors that are means over the items of the batch.
+        each: by name, tensors with a row for each item, in the order of the batch.
+    """
+
+    mean: Mapping[str, Tensor] = field(default_factory=dict)
+    each: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and gradient on a batch, all detached.
+
+    Attributes:
+        loss: scalar tensor, the sum of the terms.
+        terms: the named terms.
+        gradient: flat, shape (unknowns,).
+        statistics: what the problem's own `gradient` says beyond that.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    gradient: Tensor
+    statistics: Statistics = field(default_factory=Statistics)
+
+
+OwnGradient = tuple[Mapping[str, Tensor], Tensor] | tuple[Mapping[str, Tensor], Tensor, Statistics]
+"""What `Problem.gradient` returns: loss terms, the flat gradient of their sum, and, optionally, statistics."""
 
 
 class Problem(ABC, Generic[Model, Batch]):
@@ -57,13 +94,26 @@ class Problem(ABC, Generic[Model, Batch]):
         """
         return {}
 
-    def gradient(self, model: Model, batch: Batch) -> tuple[Mapping[str, Tensor], Tensor] | None:
+    def gradient(self, model: Model, batch: Batch) -> OwnGradient | None:
         """Loss terms and the flat gradient of their sum, for problems where autograd would be wasteful.
 
-        The flat gradient concatenates the gradients of `model.parameters()` in order. None (the default) means: use
-        autograd.
+        The flat gradient concatenates the gradients of `model.parameters()` in order. A third value, `Statistics`, is
+        handed on to `learn`. None (the default) means: use autograd.
+
+        Like `loss` it is a function of model and batch: called twice, it gives the same bits and leaves the model as
+        it was.
         """
         return None
+
+    def learn(self, model: Model, batch: Batch, evaluation: Evaluation) -> None:
+        """Remember what a stochastic step has shown, in the model's buffers or in the problem: the only place where
+        either may change.
+
+        Called once after a step's evaluations and before its update, with the whole batch and the evaluation of the
+        whole batch. What is learned is in force for this update (its preconditioner) and for the evaluations of the
+        next step; the noise of this step was measured in the metric of before. A finisher, whose objective must stay
+        the same, never calls it.
+        """
 
     def least_squares(self, model: Model, batch: Batch) -> Mapping[str, Tensor] | None:
         """The residuals whose **mean squares** are the loss terms of the same names; None if the loss is no such sum.
@@ -77,6 +127,7 @@ class Problem(ABC, Generic[Model, Batch]):
     def preconditioner(self, model: Model) -> Callable[[Tensor], Tensor] | None:
         """A symmetric positive operator on flat vectors, close to the inverse Hessian, or None.
 
-        It is the metric of the noise statistic, the direction of `SGD`, and the initial inverse Hessian of `LBFGS`.
+        It may read the model's buffers when it is applied. It is the metric of the noise statistic, the direction of
+        `SGD`, and the initial inverse Hessian of `LBFGS`.
         """
         return None

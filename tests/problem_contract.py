@@ -147,6 +147,23 @@ class ProblemContract:
         flat = torch.cat([(z if g is None else g).reshape(-1) for g, z in zip(parts, zeros, strict=True)])
         assert float((own[1] - flat).norm()) <= 1e-5 * float(flat.norm())
 
+    def test_loss_and_gradient_are_functions_of_model_and_batch(self, pair: tuple[Problem, nn.Module]) -> None:
+        problem, model = pair
+        flat = FlatParameters(model.parameters())
+        batch, other = self.batch(problem, model), self.batch(problem, model, seed=7)
+        before = copy.deepcopy(model.state_dict())
+        loss, first = self.loss(problem, model, batch), evaluate(problem, model, flat, batch)
+        evaluate(problem, model, flat, other)  # what another batch left behind would show below
+        again = evaluate(problem, model, flat, batch)
+        assert self.loss(problem, model, batch) == loss
+        assert torch.equal(first.loss, again.loss)
+        assert torch.equal(first.gradient, again.gradient)
+        for kind in ("mean", "each"):
+            named, repeated = getattr(first.statistics, kind), getattr(again.statistics, kind)
+            assert named.keys() == repeated.keys()
+            assert all(torch.equal(value, repeated[name]) for name, value in named.items())
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
     def test_mean_squares_of_the_residuals_are_the_loss_terms(self, pair: tuple[Problem, nn.Module]) -> None:
         problem, model = pair
         batch = self.batch(problem, model)

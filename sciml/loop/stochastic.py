@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sciml.batches import count, move, pieces, split
+from sciml.batches import concatenate, count, move, pieces, split
 from sciml.errors import InputError
 from sciml.loop.fixed_set import FixedSet
-from sciml.loop.gradients import Evaluation, accumulate, evaluate, loss_only
+from sciml.loop.gradients import accumulate, evaluate, loss_only
 from sciml.parameters import FlatParameters
 from sciml.phases import Stochastic
-from sciml.problem import Problem
+from sciml.problem import Evaluation, Problem
 from sciml.schedules import value
 from sciml.seeds import generator
 from sciml.watching.noise import GradientNoise
@@ -120,17 +120,21 @@ class StochasticRunner:
         return accumulate([self.setting.evaluate(piece) for piece in cut], [count(piece) for piece in cut])
 
     def _gradient(self, watched: bool) -> Evaluation:
-        """The raw gradient of a step; with `watched`, the noise is measured on the way."""
+        """The raw gradient of a step, from which the problem has learned; with `watched`, the noise is measured on the
+        way, in the metric that stood before the batch was drawn."""
+        problem, model = self.setting.problem, self.setting.model
         micro = self._draw(self.phase.micro_batches if watched else 1)
-        self.items += sum(count(part) for part in micro)
-        if not watched:
-            return self._evaluate(micro[0], self.phase.accumulate)
-        metric = self.rule.metric()
+        items = [count(part) for part in micro]
+        self.items += sum(items)
         parts = [self._evaluate(part, -(-self.phase.accumulate // len(micro))) for part in micro]
-        gradients = [part.gradient for part in parts]
-        self.noise.measure(gradients, self.batch, self.setting.problem.size, metric)
-        self._record_noise()
-        return accumulate(parts, [count(part) for part in micro])
+        if watched:
+            gradients = [part.gradient for part in parts]
+            self.noise.measure(gradients, self.batch, problem.size, self.rule.metric())
+            self._record_noise()
+        evaluation = accumulate(parts, items)
+        if type(problem).learn is not Problem.learn:
+            problem.learn(model, concatenate(micro), evaluation)
+        return evaluation
 
     def _transformed(self, gradient: Tensor) -> Tensor:
         """What the update rule takes for the gradient."""

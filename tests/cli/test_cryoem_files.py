@@ -129,7 +129,7 @@ def test_bad_input_in_a_process_of_its_own(particle_files: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "sciml.command_line.main",
+        "sciml",
         "cryoem",
         "check",
         str(particle_files / "particles.star"),
@@ -264,7 +264,7 @@ def test_no_room_is_an_io_error(particle_files: Path) -> None:
     words = [
         sys.executable,
         "-m",
-        "sciml.command_line.main",
+        "sciml",
         "cryoem",
         "check",
         str(particle_files / "particles.star"),

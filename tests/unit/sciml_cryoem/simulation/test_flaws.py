@@ -11,9 +11,9 @@ from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import fourier
 from sciml_cryoem.simulation.flaws import Flaws
 from sciml_cryoem.simulation.simulate import Camera, Simulation, images, scale_to_snr, star_tables
-from tests.unit.sciml_cryoem.conftest import blobs
 
 from sciml.errors import InputError
+from tests.unit.sciml_cryoem.conftest import blobs
 
 BOX = 16
 
