@@ -16,7 +16,8 @@ from sciml_cryoem.initial_model.marginal import PRIOR, Marginal, MarginalDensity
 from sciml_cryoem.initial_model.search_plan import side_of
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.polish import Observed, Reference, polish
+from sciml_cryoem.poses.polish import polish
+from sciml_cryoem.poses.polish_values import Observed, Reference
 from sciml_cryoem.poses.pose_error import common_shift
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import NoiseModel

@@ -37,7 +37,8 @@ from sciml_cryoem.initial_model.search_plan import FRONTIER, HALF_LIFE, Plan
 from sciml_cryoem.maps.masks import cosine_edge
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.search import Found, Grid, Wanted, search, together
+from sciml_cryoem.poses.search import search, together
+from sciml_cryoem.poses.search_result import Found, Grid, Wanted
 from sciml_cryoem.reconstruction.insertion import complete
 
 PREDICTED = 0.25

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from sciml_cryoem.imaging import orientations
 from sciml_cryoem.initial_model.search_plan import HALF_LIFE, Plan
-from sciml_cryoem.poses.search import Found
+from sciml_cryoem.poses.search_result import Found
 
 if TYPE_CHECKING:
     from sciml_cryoem.initial_model.marginal import MarginalDensity

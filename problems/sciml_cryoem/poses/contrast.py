@@ -12,7 +12,8 @@ from jaxtyping import Complex, Float
 from sciml_cryoem.imaging import fourier, kernels, orientations
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.search import Grid, Wanted, search
+from sciml_cryoem.poses.search import search
+from sciml_cryoem.poses.search_result import Grid, Wanted
 
 LOWEST = -0.5
 """Skewness below which particles are taken to be dark; molecules have 1.2 to 5, noise has 0 +- .1."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from sciml_cryoem.poses.polish import Observed, Polished, Reference
+from sciml_cryoem.poses.polish_values import Observed, Polished, Reference
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from sciml_cryoem.poses.polish_kernels import CHUNK, _ramps, _slice
+from sciml_cryoem.poses.misfit_kernels import CHUNK, _ramps, _slice
 
 _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
 
@@ -71,9 +71,9 @@ def refocus(grid, points, index, images, poses, settings, optics, report):
     """Refine the defocus of many images, one after the other.
 
     Args:
-        grid, points, index: see `polish_kernels.evaluate`.
+        grid, points, index: see `misfit_kernels.evaluate`.
         images: see `polish_kernels.refine`.
-        poses: (images, 4, 3) as in `polish_kernels.evaluate`; not changed.
+        poses: (images, 4, 3) as in `misfit_kernels.evaluate`; not changed.
         settings: (3,) float64: 2 pi / n, padding, largest |kx| or |ky|.
         optics: (images, 2) float64: wavelength and prior deviation of the defocus, Angstrom.
         report: (images, 4), out: offset of the defocus and its posterior deviation (Angstrom), misfit before and after.

@@ -1,4 +1,4 @@
-"""The loops of `polish_kernels.py` as torch operations, all images of a chunk at once: for GPUs.
+"""The loops of `polish_kernels` and `misfit_kernels` as torch operations, all images of a chunk at once: for GPUs.
 
 Same steps, acceptance and stopping; numbers agree to what single precision leaves. Levenberg-Marquardt runs in lockstep
 over the images that have not stopped. Products of the seven rows (five derivatives, prediction, residual) of each image
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sciml_cryoem.imaging import ctf as ctf_module
 from sciml_cryoem.imaging.devices import in_parts, torch_device
-from sciml_cryoem.poses.polish import Observed, PolishOptions, Reference
+from sciml_cryoem.poses.polish_values import Observed, PolishOptions, Reference
 
 _CHUNK = 1 << 22  # points at once on a GPU, about 1.5 GB
 _CHUNK_CPU = 1 << 17
@@ -39,7 +39,7 @@ class _Data:
 
 
 def _slices(data: _Data, axes: Float[Tensor, "images 3 3"]) -> tuple[Tensor, Tensor, Tensor]:
-    """P, Z and D of `polish_kernels`: slice values and the derivatives that rotations need."""
+    """P, Z and D of `misfit_kernels`: slice values and the derivatives that rotations need."""
     kx, ky = data.k
     place = axes[:, 0, :, None] * kx + axes[:, 1, :, None] * ky
     mate = place[:, 0] < 0

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf
 from sciml_cryoem.poses.focus import refocus
-from sciml_cryoem.poses.polish import Observed, Polished, Reference
+from sciml_cryoem.poses.polish_values import Observed, Polished, Reference
 from sciml_cryoem.refinement.refined_poses import Poses
 
 PRIOR = 300.0

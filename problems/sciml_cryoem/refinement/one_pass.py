@@ -10,8 +10,10 @@ from sciml_cryoem.imaging import kernels, orientations
 from sciml_cryoem.imaging.symmetry import asymmetric_unit, symmetric_distance
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra, whitened
-from sciml_cryoem.poses.polish import Observed, Polished, PolishOptions, Reference, best_of, polish
-from sciml_cryoem.poses.search import Grid, Wanted, search
+from sciml_cryoem.poses.polish import best_of, polish
+from sciml_cryoem.poses.polish_values import Observed, Polished, PolishOptions, Reference
+from sciml_cryoem.poses.search import search
+from sciml_cryoem.poses.search_result import Grid, Wanted
 from sciml_cryoem.reconstruction.accumulation import own_images
 from sciml_cryoem.refinement.half_noise import Residuals
 from sciml_cryoem.refinement.particle_weights import UNTOLD

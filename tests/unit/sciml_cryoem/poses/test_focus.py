@@ -8,7 +8,8 @@ from sciml_cryoem.imaging.ctf import CTF, evaluate, wavelength
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.poses.focus import Refocused, refocus
-from sciml_cryoem.poses.polish import Observed, PolishOptions, Reference, polish
+from sciml_cryoem.poses.polish import polish
+from sciml_cryoem.poses.polish_values import Observed, PolishOptions, Reference
 from scipy.spatial.transform import Rotation
 
 SIZE, PIXEL, COUNT = 48, 2.0, 300

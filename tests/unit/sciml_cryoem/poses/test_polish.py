@@ -15,9 +15,10 @@ from sciml_cryoem.imaging.ctf import CTF, evaluate
 from sciml_cryoem.imaging.fourier import HalfPlane
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.imaging.rotations import angular_distance, slice_axes
+from sciml_cryoem.poses import misfit_kernels, polish_kernels
 from sciml_cryoem.poses import polish as polish_module
-from sciml_cryoem.poses import polish_kernels
-from sciml_cryoem.poses.polish import Observed, PolishOptions, Reference, best_of, covariances, polish
+from sciml_cryoem.poses.polish import best_of, covariances, polish
+from sciml_cryoem.poses.polish_values import Observed, PolishOptions, Reference
 from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise, views_of
 from scipy.spatial.transform import Rotation
 
@@ -111,9 +112,9 @@ class _Evaluation:
     def at(self, step: np.ndarray) -> tuple[float, np.ndarray]:
         pose, normal = np.empty((4, 3)), np.empty((5, 6))
         polish_kernels.turned(self.pose, step, pose)
-        work = np.empty((8, polish_kernels.CHUNK), np.float32), np.empty(polish_kernels.MOMENTS)
+        work = np.empty((8, misfit_kernels.CHUNK), np.float32), np.empty(misfit_kernels.MOMENTS)
         arguments = (self.grid, self.points, self.index, self.image)
-        misfit, _ = polish_kernels.evaluate(*arguments, pose, self.settings, *work, normal)
+        misfit, _ = misfit_kernels.evaluate(*arguments, pose, self.settings, *work, normal)
         return misfit, normal
 
 

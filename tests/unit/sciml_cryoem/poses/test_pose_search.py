@@ -11,7 +11,8 @@ from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.poses import search as pose_search
 from sciml_cryoem.poses import torch_search
 from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
-from sciml_cryoem.poses.search import APART_DEG, Found, Grid, Wanted, search
+from sciml_cryoem.poses.search import search
+from sciml_cryoem.poses.search_result import APART_DEG, Found, Grid, Wanted
 
 SIZE, RADIUS = 16, 6.0
 SHIFTS = orientations.shift_disc(2.0, 1.0)

@@ -8,7 +8,8 @@ import torch
 from sciml_cryoem.imaging import fourier, kernels, orientations
 from sciml_cryoem.poses import torch_search
 from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
-from sciml_cryoem.poses.search import Found, Grid, Wanted, search
+from sciml_cryoem.poses.search import search
+from sciml_cryoem.poses.search_result import Found, Grid, Wanted
 
 BOX, RADIUS = 32, 8.0
 GRID = Grid(orientations.half_turn_grid(1), orientations.shift_disc(2.0, 1.0))
