@@ -117,14 +117,15 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     start, note = read_reference(options.reference, particles.box, particles.pixel_size)
     if note:
         _say(f"{note}.")
-    engine = refinement.Options(
+    engine = refinement.RefineOptions(
         seed=options.seed,
         start_resolution=options.start_resolution,
         diameter=options.diameter,
         symmetry=options.symmetry,
         iterations=options.iterations,
         defocus=options.defocus,
-        settings=options.settings(device, mask=mask, batch_mb=batch_mb(device)),
+        mask=mask,
+        settings=options.settings(device, batch_mb=batch_mb(device)),
     )
     return particles, start, engine
 

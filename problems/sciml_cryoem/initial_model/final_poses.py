@@ -17,7 +17,7 @@ from sciml_cryoem.initial_model.search_plan import side_of
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.image_spectra import ImageSpectra
 from sciml_cryoem.poses.polish import polish
-from sciml_cryoem.poses.polish_values import Observed, Reference
+from sciml_cryoem.poses.polish_values import Observed, ReferenceSpectrum
 from sciml_cryoem.poses.pose_error import common_shift
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import NoiseModel
@@ -74,7 +74,7 @@ class FinalPoses:
     def __init__(self, problem: Marginal, model: MarginalDensity, noise: NoiseModel) -> None:
         self.problem, self.whitening = problem, np.sqrt(noise.weights)
         disc = problem.images.up_to(float(model.radius)).disc
-        self.references = [Reference(one.astype(np.complex64), disc) for one in problem.spectra(model)]
+        self.references = [ReferenceSpectrum(one.astype(np.complex64), disc) for one in problem.spectra(model)]
         whole = problem.images.disc
         self.side = side_of(whole.radius or whole.size / 2)
         padded = 2 * self.side

@@ -13,7 +13,7 @@ from sciml_cryoem.imaging import fourier, kernels, orientations
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.poses.image_spectra import ImageSpectra
 from sciml_cryoem.poses.search import search
-from sciml_cryoem.poses.search_result import Grid, Wanted
+from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest
 
 LOWEST = -0.5
 """Skewness below which particles are taken to be dark; molecules have 1.2 to 5, noise has 0 +- .1."""
@@ -50,11 +50,13 @@ def fits_negative(spectrum: Complex[np.ndarray, "P P half"], images: ImageSpectr
         images: a hundred or more, up to where map and images are compared.
     """
     disc, box = images.disc, images.disc.size
-    grid = Grid(orientations.half_turn_grid(1), orientations.shift_disc(box / 16, box / 32))
+    grid = PoseGrid(orientations.half_turn_grid(1), orientations.shift_disc(box / 16, box / 32))
     slices = np.empty((len(grid.rotations), len(disc)), np.complex64)
     axes = np.ascontiguousarray(2.0 * grid.rotations[:, :2], np.float32)
     kernels.gather(spectrum, axes, disc.kx, disc.ky, slices)
     radius = float(np.sqrt(np.max(disc.kx**2 + disc.ky**2))) + 0.5
-    of_both = [search(images, part, grid, radius, Wanted(sums=False)).log_likelihood for part in (slices, -slices)]
+    of_both = [
+        search(images, part, grid, radius, SearchRequest(sums=False)).log_likelihood for part in (slices, -slices)
+    ]
     gain = of_both[1] - of_both[0]
     return bool(gain.mean() > max(4.0 * gain.std() / np.sqrt(len(gain)), 0.5))

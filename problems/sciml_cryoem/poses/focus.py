@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from sciml_cryoem.poses.polish_values import Observed, Polished, Reference
+from sciml_cryoem.poses.polish_values import Observed, PolishResult, ReferenceSpectrum
 
 
 @dataclass(frozen=True)
-class Refocused:
+class DefocusResult:
     """Refined defoci.
 
     Attributes:
@@ -33,12 +33,12 @@ class Refocused:
 
 
 def refocus(
-    reference: Reference,
+    reference: ReferenceSpectrum,
     images: Observed,
-    poses: Polished,
+    poses: PolishResult,
     wavelength: Float[np.ndarray, "..."] | float,
     deviation: float = 300.0,
-) -> Refocused:
+) -> DefocusResult:
     """Refine the defocus of every image: scan within twice the prior's deviation, then Newton.
 
     Args:
@@ -76,7 +76,7 @@ def refocus(
     offset = report[:, 0].copy()
     table = np.array(images.ctf, np.float64)
     table[:, 0:3] -= math.pi * (optics[:, 0] * offset)[:, None] * table[:, 3:6]
-    return Refocused(
+    return DefocusResult(
         images=replace(images, ctf=table.astype(images.ctf.dtype)),
         offset=offset,
         deviation=report[:, 1].copy(),

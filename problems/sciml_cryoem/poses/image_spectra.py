@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int
 from sciml import distributed
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf, fourier
-from sciml_cryoem.reconstruction.accumulation import Settings, own_batches, own_images
+from sciml_cryoem.reconstruction.images import ImageSettings, own_batches, own_images
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import NoiseModel
 
@@ -94,7 +94,7 @@ def image_spectra(
     views: Views,
     noise: NoiseModel,
     radius: float,
-    settings: Settings,
+    settings: ImageSettings,
     rows: Int[np.ndarray, " some"] | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> ImageSpectra:

@@ -16,19 +16,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sciml_cryoem.imaging.threads import in_threads
-from sciml_cryoem.poses.polish_values import Observed, Polished, PolishOptions, Reference
+from sciml_cryoem.poses.polish_values import Observed, PolishOptions, PolishResult, ReferenceSpectrum
 
 _THREAD = 32  # starts that are worth a thread
 
 
 def polish(
-    reference: Reference,
+    reference: ReferenceSpectrum,
     images: Observed,
     rotations: Float[np.ndarray, "n 3 3"],
     offsets: Float[np.ndarray, "n 2"],
     options: PolishOptions | None = None,
     device: str = "cpu",
-) -> Polished:
+) -> PolishResult:
     """Refine the pose of every image (see the module). On the CPU in threads, one a core.
 
     Args:
@@ -49,16 +49,16 @@ def polish(
 
 
 def best_of(
-    reference: Reference,
+    reference: ReferenceSpectrum,
     images: Observed,
     rotations: Float[np.ndarray, "n starts 3 3"],
     offsets: Float[np.ndarray, "n starts 2"],
     options: PolishOptions | None = None,
     device: str = "cpu",
-) -> tuple[Polished, Int[np.ndarray, " n"]]:
+) -> tuple[PolishResult, Int[np.ndarray, " n"]]:
     """Refine several starts of every image and keep the best, the one with the smallest misfit.
 
-    Meant for few evaluations at a low radius (`Reference.within`, `Observed.within`), before `polish` at a higher one.
+    Use it with few evaluations at a low radius (`ReferenceSpectrum.within`), before `polish` at a higher one.
 
     Args:
         reference: see `polish`.
@@ -83,7 +83,9 @@ def best_of(
     return found.take(np.arange(n) * starts + best), best
 
 
-def _check(reference: Reference, images: Observed, starts: int, rotations: np.ndarray, offsets: np.ndarray) -> None:
+def _check(
+    reference: ReferenceSpectrum, images: Observed, starts: int, rotations: np.ndarray, offsets: np.ndarray
+) -> None:
     if images.values.shape[1] != len(reference.plane):
         raise ValueError(f"images have {images.values.shape[1]} Fourier points, the plane {len(reference.plane)}")
     if rotations.shape != (starts, 3, 3) or offsets.shape != (starts, 2):
@@ -93,12 +95,12 @@ def _check(reference: Reference, images: Observed, starts: int, rotations: np.nd
 
 
 def _refine(
-    reference: Reference,
+    reference: ReferenceSpectrum,
     images: Observed,
     jobs: tuple[np.ndarray, np.ndarray, np.ndarray],
     options: PolishOptions,
     device: str,
-) -> Polished:
+) -> PolishResult:
     """Refine starts (image, rotation, offset) with the compiled loops or with torch."""
     which, rotations, offsets = jobs
     _check(reference, images, len(which), rotations, offsets)
@@ -110,7 +112,7 @@ def _refine(
         from sciml_cryoem.poses import torch_polish
 
         report, normals = torch_polish.refine(reference, images, which, poses, options, device)
-    return Polished(
+    return PolishResult(
         rotations=_orthonormal(poses[:, :3]),
         offsets=poses[:, 3, :2].copy(),
         scale=poses[:, 3, 2].copy(),
@@ -122,7 +124,7 @@ def _refine(
 
 
 def _compiled(
-    reference: Reference, images: Observed, which: np.ndarray, poses: np.ndarray, options: PolishOptions
+    reference: ReferenceSpectrum, images: Observed, which: np.ndarray, poses: np.ndarray, options: PolishOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Report and equations of `polish_kernels.refine`, which changes the poses."""
     from sciml_cryoem.poses import polish_kernels

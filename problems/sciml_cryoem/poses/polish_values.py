@@ -39,7 +39,7 @@ class PolishOptions:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceSpectrum:
     """A map to compare with, as its transform near the origin.
 
     Attributes:
@@ -92,7 +92,7 @@ class Reference:
         rows = np.rint(self.plane.ky).astype(np.int32) + self.reach
         return np.stack([self.plane.columns, rows, self.plane.shell]).astype(np.int32)
 
-    def within(self, radius: float) -> "Reference":
+    def within(self, radius: float) -> "ReferenceSpectrum":
         """The same reference for the points |k| < radius only."""
         return replace(self, plane=HalfPlane(self.plane.size, min(radius, self.plane.size / 2)))
 
@@ -118,7 +118,7 @@ class Observed:
         return len(self.values)
 
     def within(self, plane: HalfPlane, radius: float) -> "Observed":
-        """Only the points |k| < radius of those of `plane`, as in `Reference.within`."""
+        """Only the points |k| < radius of those of `plane`, as in `ReferenceSpectrum.within`."""
         keep = plane.kx**2 + plane.ky**2 < radius**2
         return replace(self, values=np.ascontiguousarray(self.values[:, keep]))
 
@@ -128,7 +128,7 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Polished:
+class PolishResult:
     """Refined poses.
 
     Attributes:
@@ -150,12 +150,12 @@ class Polished:
     covariance: Float[np.ndarray, "n 5 5"]
     iterations: Int[np.ndarray, " n"]
 
-    def take(self, which: Int[np.ndarray, " some"]) -> "Polished":
+    def take(self, which: Int[np.ndarray, " some"]) -> "PolishResult":
         """Some of them."""
-        return Polished(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+        return PolishResult(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
-    def or_better(self, other: "Polished") -> "Polished":
+    def or_better(self, other: "PolishResult") -> "PolishResult":
         """Of two refinements of the same images, the one with the smaller misfit of each image."""
         better = other.misfit < self.misfit
         pairs = [(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__]
-        return Polished(*(np.where(better.reshape(-1, *([1] * (a.ndim - 1))), b, a) for a, b in pairs))
+        return PolishResult(*(np.where(better.reshape(-1, *([1] * (a.ndim - 1))), b, a) for a, b in pairs))

@@ -20,7 +20,7 @@ from jaxtyping import Complex
 from sciml_cryoem.imaging.threads import in_threads
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.search_result import APART_DEG, CUTOFF, Found, Grid, Wanted
+from sciml_cryoem.poses.search_result import APART_DEG, CUTOFF, PoseGrid, SearchRequest, SearchResult
 
 SPARSE = 0.08
 """Share of likely poses below which the sums of an image are a loop, not a matrix product."""
@@ -33,11 +33,11 @@ _SCORES = 1 << 18  # scores per matrix product: both products of a chunk stay in
 def search(
     images: ImageSpectra,
     slices: Complex[np.ndarray, "orientations points"],
-    grid: Grid,
+    grid: PoseGrid,
     radius: float,
-    wanted: Wanted | None = None,
+    wanted: SearchRequest | None = None,
     device: str = "cpu",
-) -> Found:
+) -> SearchResult:
     """Score images on a grid of poses.
 
     Args:
@@ -45,14 +45,14 @@ def search(
         slices: of the reference at the points of `images`, one a rotation of the grid; of several references in turn.
         grid: what is tried.
         radius: only points within it are scored; the others only collect.
-        wanted: by default `Wanted()`.
+        wanted: by default `SearchRequest()`.
         device: "cpu" for compiled loops; "torch" for torch on the CPU; "cuda". The same to what single precision
             leaves; of poses as likely as each other either may be given.
 
     Raises:
         InputError: a GPU whose memory does not hold one image.
     """
-    wanted = wanted or Wanted()
+    wanted = wanted or SearchRequest()
     if device == "cpu":
         work = lambda part: _search(images.take(part), slices, grid, radius, wanted)
         return _joined(in_threads(len(images), _THREAD, work, together(len(slices), len(grid.shifts))))
@@ -67,7 +67,7 @@ def together(orientations: int, shifts: int) -> int:
     return min(max(1, _SCORES // (orientations * shifts)), _TOGETHER)
 
 
-def _joined(parts: list[Found]) -> Found:
+def _joined(parts: list[SearchResult]) -> SearchResult:
     """What several batches say together; the sums of the first are used up."""
     first, *others = parts
     if not others:
@@ -83,7 +83,9 @@ def _joined(parts: list[Found]) -> Found:
     )
 
 
-def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float, wanted: Wanted) -> Found:
+def _search(
+    images: ImageSpectra, slices: np.ndarray, grid: PoseGrid, radius: float, wanted: SearchRequest
+) -> SearchResult:
     """`search` by compiled loops."""
     disc, count = images.disc, len(slices)
     scored = disc.within(radius)
@@ -91,7 +93,7 @@ def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float,
     power = np.square(np.abs(slices[:, :scored])).astype(np.float32)
     shifts = grid.shifts
     phases = disc.phases(shifts)
-    found = Found(
+    found = SearchResult(
         numerator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.complex128),
         denominator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.float64),
         log_likelihood=np.empty(len(images)),
@@ -113,7 +115,7 @@ def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float,
     return found
 
 
-def _collect(found: Found, part: slice, scores: tuple, shifted: np.ndarray, squares: np.ndarray) -> None:
+def _collect(found: SearchResult, part: slice, scores: tuple, shifted: np.ndarray, squares: np.ndarray) -> None:
     """Posterior and sums of a chunk of images."""
     plus, minus, norms, turns = scores
     turns = np.resize(turns, (plus.shape[2], 9))  # several references share the grid

@@ -14,7 +14,7 @@ APART_DEG = 25.0
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a batch of images says.
 
     Attributes:
@@ -34,7 +34,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Grid:
+class PoseGrid:
     """Poses that are tried.
 
     Attributes:
@@ -52,7 +52,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchRequest:
     """What is asked of a search besides likelihoods.
 
     Attributes:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sciml_cryoem.imaging import ctf as ctf_module
 from sciml_cryoem.imaging.devices import in_parts, torch_device
-from sciml_cryoem.poses.polish_values import Observed, PolishOptions, Reference
+from sciml_cryoem.poses.polish_values import Observed, PolishOptions, ReferenceSpectrum
 
 _CHUNK = 1 << 22  # points at once on a GPU, about 1.5 GB
 _CHUNK_CPU = 1 << 17
@@ -157,8 +157,8 @@ def _search(data: _Data, pose: Tensor, options: PolishOptions) -> tuple[Tensor, 
     return torch.stack([first, misfit, used], 1), normal, pose
 
 
-def _grid(reference: Reference, device: torch.device) -> Complex[Tensor, "S S X"]:
-    """`Reference.grid` on the device; made there of a spectrum that is a tensor."""
+def _grid(reference: ReferenceSpectrum, device: torch.device) -> Complex[Tensor, "S S X"]:
+    """`ReferenceSpectrum.grid` on the device; made there of a spectrum that is a tensor."""
     if isinstance(reference.spectrum, np.ndarray):
         return torch.view_as_complex(torch.from_numpy(reference.grid)).to(device)  # a fraction of the whole to send
     spectrum = reference.spectrum.to(device)
@@ -170,7 +170,7 @@ def _grid(reference: Reference, device: torch.device) -> Complex[Tensor, "S S X"
 
 
 def refine(
-    reference: Reference,
+    reference: ReferenceSpectrum,
     images: Observed,
     which: Int[np.ndarray, " jobs"],
     poses: Float[np.ndarray, "jobs 4 3"],

@@ -26,7 +26,8 @@ import sciml
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf, fourier
 from sciml_cryoem.imaging.projection import Projector, correct_gridding
-from sciml_cryoem.reconstruction.accumulation import Accumulated, positive, views_of
+from sciml_cryoem.reconstruction.accumulation import HalfSetSums, positive
+from sciml_cryoem.reconstruction.images import views_of
 
 _CHUNK = 1 << 19  # Fourier points whose residuals are in memory at once
 _MEMORY_MB = 2048.0  # of Fourier values; beyond it, images are read from disk whenever they are drawn
@@ -91,7 +92,7 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
     def __init__(
         self,
         particles: Particles,
-        accumulated: Accumulated,
+        half_sums: HalfSetSums,
         half: int | None = None,
         precision: Float[np.ndarray, " shells"] | None = None,
         use_ctf: bool = True,
@@ -100,18 +101,18 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
 
         Args:
             particles: where images are read.
-            accumulated: half sets, noise and weights of the same particles; the sums of their pixels are not used.
+            half_sums: half sets, noise and weights of the same particles; the sums of their pixels are not used.
             half: 1 or 2 for the images of one half set; None for all.
             precision: 1 / tau^2 in each shell, as from `reconstruction.prior_precision`; None: `FLOOR` of the mean
                 weight of the shell.
             use_ctf: False for images without a CTF.
         """
-        self.particles, self.noise = particles, accumulated.noise
-        self.which = np.arange(len(particles)) if half is None else np.flatnonzero(accumulated.halves == half)
+        self.particles, self.noise = particles, half_sums.noise
+        self.which = np.arange(len(particles)) if half is None else np.flatnonzero(half_sums.halves == half)
         self.views = views_of(particles, use_ctf).take(self.which)
         self.size = len(self.which)
         self.plane = Projector(particles.box).plane
-        sums = accumulated.sums if half is None else (accumulated.sums[half - 1],)
+        sums = half_sums.sums if half is None else (half_sums.sums[half - 1],)
         if precision is None:
             precision = positive(FLOOR * np.sum([part.shell_weights() for part in sums], 0))
         self.precision = precision

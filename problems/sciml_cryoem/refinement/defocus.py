@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf
 from sciml_cryoem.poses.focus import refocus
-from sciml_cryoem.poses.polish_values import Observed, Polished, Reference
+from sciml_cryoem.poses.polish_values import Observed, PolishResult, ReferenceSpectrum
 from sciml_cryoem.refinement.refined_poses import Poses
 
 PRIOR = 300.0
@@ -59,7 +59,12 @@ class Focus:
         return table.astype(self.file.dtype)
 
     def refine(
-        self, reference: Reference, observed: Observed, found: Polished, rows: Int[np.ndarray, " n"], half: int
+        self,
+        reference: ReferenceSpectrum,
+        observed: Observed,
+        found: PolishResult,
+        rows: Int[np.ndarray, " n"],
+        half: int,
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Offset from the value in the file, and its posterior deviation, of images of a half set at their poses."""
         images = replace(observed, ctf=self.file[rows])

@@ -30,7 +30,8 @@ from sciml_cryoem.maps.fsc import fsc, last_shell_before
 from sciml_cryoem.maps.masks import AutomaticMask, soft_sphere
 from sciml_cryoem.poses.contrast import fits_negative
 from sciml_cryoem.poses.image_spectra import Disc, image_spectra
-from sciml_cryoem.reconstruction.accumulation import Settings, own_batches, positive, views_of
+from sciml_cryoem.reconstruction.accumulation import positive
+from sciml_cryoem.reconstruction.images import ImageSettings, own_batches, views_of
 from sciml_cryoem.reconstruction.insertion import complete
 from sciml_cryoem.reconstruction.noise import sample_indices
 from sciml_cryoem.reconstruction.prior import shrink_fsc
@@ -60,7 +61,7 @@ PROBED = 200
 
 
 @dataclass(frozen=True)
-class Options:
+class RefineOptions:
     """How to refine.
 
     Attributes:
@@ -70,6 +71,7 @@ class Options:
         symmetry: point group; the start map must have its axes where RELION has them.
         searches: iterations that search the whole grid.
         iterations: at most.
+        mask: of the final maps and their FSC (`ReconstructOptions.mask`).
         defocus: whether to refine that of every particle, once the resolution tells it.
         settings: how images are read.
     """
@@ -80,8 +82,9 @@ class Options:
     symmetry: str = "C1"
     searches: int = 2
     iterations: int = 15
+    mask: str | Float[np.ndarray, "n n n"] = "auto"
     defocus: bool = False
-    settings: Settings = field(default_factory=Settings)
+    settings: ImageSettings = field(default_factory=ImageSettings)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Refined:
 class Refinement:
     """The state of a refinement: poses, and the map of each half."""
 
-    def __init__(self, particles: Particles, start: Float[np.ndarray, "n n n"], options: Options) -> None:
+    def __init__(self, particles: Particles, start: Float[np.ndarray, "n n n"], options: RefineOptions) -> None:
         self.particles, self.options = particles, options
         self.group = point_group(options.symmetry)
         box, pixel_size = particles.box, particles.pixel_size
@@ -307,7 +310,7 @@ class Refinement:
 def refine(
     particles: Particles,
     start: Float[np.ndarray, "n n n"],
-    options: Options | None = None,
+    options: RefineOptions | None = None,
     watch: Callable[[Iteration], None] | None = None,
     stage: Stage | None = None,
 ) -> Refined:
@@ -322,7 +325,7 @@ def refine(
     Raises:
         InputError: a start map of another box, an unusable image, or a state kept of other images.
     """
-    options = options or Options()
+    options = options or RefineOptions()
     state = Refinement(particles, start, options)
     keeper = Keeper(stage)
     keeper.resume(state)

@@ -11,10 +11,10 @@ from sciml_cryoem.imaging.symmetry import asymmetric_unit, symmetric_distance
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra, whitened
 from sciml_cryoem.poses.polish import best_of, polish
-from sciml_cryoem.poses.polish_values import Observed, Polished, PolishOptions, Reference
+from sciml_cryoem.poses.polish_values import Observed, PolishOptions, PolishResult, ReferenceSpectrum
 from sciml_cryoem.poses.search import search
-from sciml_cryoem.poses.search_result import Grid, Wanted
-from sciml_cryoem.reconstruction.accumulation import own_images
+from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest
+from sciml_cryoem.reconstruction.images import own_images
 from sciml_cryoem.refinement.half_noise import Residuals
 from sciml_cryoem.refinement.particle_weights import UNTOLD
 
@@ -41,13 +41,13 @@ class Pass:
         self.wide = Disc(box, min(state.reach(), box / 2))
         self.near = Disc(box, min(radius, box / 2))
         self.residuals = Residuals(state.noise, self.wide)
-        self.references = [Reference(state.spectrum(half, side), self.near) for half in (1, 2)]
+        self.references = [ReferenceSpectrum(state.spectrum(half, side), self.near) for half in (1, 2)]
         self.power = [self._mean_power(reference) for reference in self.references]
         self.search_radius = search_radius
         if search_radius is not None:
             turned = orientations.turned(orientations.half_turn_grid(2), orientations.random_turns(1, state.draw)[0])
             turned = turned[asymmetric_unit(turned[:, 2], state.group)]
-            self.grid = Grid(turned, orientations.shift_disc(self._range(), box / 32))
+            self.grid = PoseGrid(turned, orientations.shift_disc(self._range(), box / 32))
             axes = np.ascontiguousarray(2.0 * turned[:, :2], np.float32)
             disc = Disc(box, search_radius)
             self.slices = []
@@ -94,7 +94,7 @@ class Pass:
         views = state.views.take(rows)
         observed = Observed(values, views.ctf, views.groups, np.sqrt(state.noise.weights))
         reference = self.references[half - 1]
-        found: Polished | None = None
+        found: PolishResult | None = None
         if self.known:
             found = polish(reference, observed, poses.rotations[rows], poses.offsets[rows], self.options, self.device)
         if self.search_radius is not None:
@@ -124,19 +124,19 @@ class Pass:
         if self.options.scale:
             poses.scale[rows] = found.scale
 
-    def _searched(self, half: int, spectra: ImageSpectra, observed: Observed) -> Polished:
+    def _searched(self, half: int, spectra: ImageSpectra, observed: Observed) -> PolishResult:
         """The best of the likeliest poses on the grid, polished."""
         reference, radius = self.references[half - 1], self.search_radius
         assert radius is not None
         scored = spectra.up_to(radius)
-        wanted = Wanted(sums=False, poses=CANDIDATES)
+        wanted = SearchRequest(sums=False, poses=CANDIDATES)
         best = search(scored, self.slices[half - 1], self.grid, radius, wanted, self.device)
         starts, offsets = self.grid.poses(best.places)
         low = replace(observed, values=np.ascontiguousarray(observed.values[:, : len(scored.disc)]))
         first, _ = best_of(replace(reference, plane=scored.disc), low, starts, offsets, device=self.device)
         return polish(reference, observed, first.rotations, first.offsets, device=self.device)
 
-    def _judge(self, half: int, rows: np.ndarray, found: Polished, spectra: ImageSpectra) -> None:
+    def _judge(self, half: int, rows: np.ndarray, found: PolishResult, spectra: ImageSpectra) -> None:
         """Evidence of each pose: log likelihood against an empty map, its expectation; contrast; what is left."""
         near = len(self.near)
         power = np.square(np.abs(spectra.values[:, :near])).sum(1)
@@ -158,14 +158,14 @@ class Pass:
         mean = np.square(spectra.transfer[:, :near]) @ self.power[half - 1]
         poses.strength[rows] = np.sqrt(expected / np.maximum(mean, 1e-3))
 
-    def _mean_power(self, reference: Reference) -> np.ndarray:
+    def _mean_power(self, reference: ReferenceSpectrum) -> np.ndarray:
         """Mean over all views of the power of projections, at each point that is compared."""
         axes = np.ascontiguousarray(2.0 * orientations.half_turn_grid(1)[:, :2], np.float32)
         slices = np.empty((len(axes), len(self.near)), np.complex64)
         kernels.gather(reference.spectrum, axes, self.near.kx, self.near.ky, slices)
         return np.square(np.abs(slices)).mean(0)
 
-    def _insert(self, rows: np.ndarray, found: Polished, spectra: ImageSpectra, sums: np.ndarray) -> None:
+    def _insert(self, rows: np.ndarray, found: PolishResult, spectra: ImageSpectra, sums: np.ndarray) -> None:
         weights = self.state.poses.weights[rows].astype(np.float32)[:, None]
         transfer = spectra.transfer * self.state.poses.scale[rows].astype(np.float32)[:, None]
         values = spectra.values * self.wide.phases(found.offsets) * (transfer * weights)

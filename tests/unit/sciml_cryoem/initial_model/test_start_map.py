@@ -19,7 +19,7 @@ from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra, image_spectra
 from sciml_cryoem.poses.pose_error import pose_error
-from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise, views_of
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_images_that_took_no_part_are_read_once_and_get_poses_as_good(
 ) -> None:
     monkeypatch.setattr(start_map, "MOST", 400)
     seen: list[int] = []
-    options = start_map.Options(seed=1, settings=Settings(batch_mb=1.0))
+    options = start_map.AbInitioOptions(seed=1, settings=ImageSettings(batch_mb=1.0))
     found = start_map.abinitio(particles, options, watch=seen.append)
     assert seen == sorted(seen)
     assert 400 in seen
@@ -55,7 +55,7 @@ def test_images_that_took_no_part_are_read_once_and_get_poses_as_good(
 
 def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles, truth: np.ndarray) -> None:
     """In every shell collected, beyond the first zeros of the CTF as well, however the images are cut into blocks."""
-    settings, views = Settings(), views_of(particles)
+    settings, views = ImageSettings(), views_of(particles)
     noise = measure_noise(particles, views.groups, settings)
     images = image_spectra(particles, views, noise, 18.0, settings)
     problem = Marginal(images, Plan.fit(particles.box))
@@ -84,7 +84,7 @@ def _resting(particles: Particles, signal: float) -> tuple[start_map.AbInitio, s
     values = np.full((4, len(disc)), np.sqrt((signal + len(disc) - 0.5) / len(disc)), np.complex64)
     images = ImageSpectra(disc, values, np.zeros(values.shape, np.float32))
     plan = replace(Plan.fit(particles.box), start=14.0, stop=14.0)
-    problem = start_map.AbInitio(particles, images, plan, start_map.Options())
+    problem = start_map.AbInitio(particles, images, plan, start_map.AbInitioOptions())
     model = MarginalDensity(problem.plan, problem.blob(1, np.random.default_rng(0)))
     model.predicted[-1] = 1e4
     return problem, start_map.ResolutionSwitch(problem, model)
@@ -145,7 +145,7 @@ def test_offsets_beyond_the_range_are_noticed(
     particles: Particles, truth: np.ndarray, offset: float, cut: bool
 ) -> None:
     """Images all moved by 7 pixels, where 4 are tried, against the true map."""
-    settings, views = Settings(), views_of(particles)
+    settings, views = ImageSettings(), views_of(particles)
     images = image_spectra(particles, views, measure_noise(particles, views.groups, settings), 14.0, settings)
     moved = images.values * images.disc.phases(np.array([[offset, 0.0]]))
     problem = Marginal(replace(images, values=moved.astype(np.complex64)), Plan.fit(particles.box))

@@ -7,9 +7,9 @@ import pytest
 from sciml_cryoem.imaging.ctf import CTF, evaluate, wavelength
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.imaging.rotations import slice_axes
-from sciml_cryoem.poses.focus import Refocused, refocus
+from sciml_cryoem.poses.focus import DefocusResult, refocus
 from sciml_cryoem.poses.polish import polish
-from sciml_cryoem.poses.polish_values import Observed, PolishOptions, Reference
+from sciml_cryoem.poses.polish_values import Observed, PolishOptions, ReferenceSpectrum
 from scipy.spatial.transform import Rotation
 
 SIZE, PIXEL, COUNT = 48, 2.0, 300
@@ -25,7 +25,9 @@ def _volume() -> np.ndarray:
     return volume.astype(np.float32)
 
 
-def _case(noise: float, deviation: float = 250.0) -> tuple[Reference, Observed, np.ndarray, np.ndarray, np.ndarray]:
+def _case(
+    noise: float, deviation: float = 250.0
+) -> tuple[ReferenceSpectrum, Observed, np.ndarray, np.ndarray, np.ndarray]:
     """Reference, images with the wrong defoci, rotations, offsets, and what is to be added to the defoci."""
     draw = np.random.default_rng(1)
     u = draw.uniform(9000.0, 20000.0, COUNT)
@@ -42,10 +44,10 @@ def _case(noise: float, deviation: float = 250.0) -> tuple[Reference, Observed, 
     scatter = draw.normal(size=(2, *values.shape)) * noise * np.sqrt(0.5)
     values = (values + scatter[0] + 1j * scatter[1]).astype(np.complex64)
     images = Observed(values, wrong, np.zeros(COUNT, np.int64), whitening)
-    return Reference(spectrum, plane), images, turns, moves, off
+    return ReferenceSpectrum(spectrum, plane), images, turns, moves, off
 
 
-def _refocus(noise: float) -> tuple[Refocused, np.ndarray]:
+def _refocus(noise: float) -> tuple[DefocusResult, np.ndarray]:
     reference, images, turns, moves, off = _case(noise)
     poses = polish(reference, images, turns, moves, PolishOptions(evaluations=1))
     return refocus(reference, images, poses, LENGTH, 250.0), off

@@ -18,8 +18,8 @@ from sciml_cryoem.imaging.rotations import angular_distance, slice_axes
 from sciml_cryoem.poses import misfit_kernels, polish_kernels
 from sciml_cryoem.poses import polish as polish_module
 from sciml_cryoem.poses.polish import best_of, covariances, polish
-from sciml_cryoem.poses.polish_values import Observed, PolishOptions, Reference
-from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise, views_of
+from sciml_cryoem.poses.polish_values import Observed, PolishOptions, ReferenceSpectrum
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
 from scipy.spatial.transform import Rotation
 
 SIZE = 40
@@ -41,7 +41,7 @@ def _molecule(size: int = SIZE) -> np.ndarray:
 class Case:
     """Images of the molecule at known poses."""
 
-    reference: Reference
+    reference: ReferenceSpectrum
     images: Observed
     rotations: np.ndarray
     offsets: np.ndarray
@@ -69,7 +69,10 @@ def _case(count: int, noise: float, radius: float = 14.0, padding: int = 2, seed
     images = Observed(np.zeros((count, len(projector.plane)), np.complex64), ctf, groups, whitening)
     rotations = Rotation.from_quat(draw.normal(size=(count, 4))).as_matrix()
     case = Case(
-        Reference(projector.spectrum(_molecule()), projector.plane), images, rotations, draw.uniform(-3, 3, (count, 2))
+        ReferenceSpectrum(projector.spectrum(_molecule()), projector.plane),
+        images,
+        rotations,
+        draw.uniform(-3, 3, (count, 2)),
     )
     values = _predict(case, padding, np.ones(count))
     scatter = draw.normal(size=(2, *values.shape)) * noise * np.sqrt(0.5)
@@ -250,7 +253,7 @@ def test_a_cropped_spectrum_serves() -> None:
     second = polish(replace(case.reference, spectrum=cut), case.images, *start)
     np.testing.assert_array_equal(first.rotations, second.rotations)
     with pytest.raises(ValueError, match="ends before"):
-        Reference(cut, HalfPlane(SIZE, 14.0))
+        ReferenceSpectrum(cut, HalfPlane(SIZE, 14.0))
 
 
 def test_refuses_what_does_not_fit() -> None:
@@ -263,7 +266,7 @@ def test_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="whitening"):
         polish(case.reference, short, case.rotations, case.offsets)
     with pytest.raises(ValueError, match="even side"):
-        Reference(case.reference.spectrum[:, :, :-1], case.reference.plane)
+        ReferenceSpectrum(case.reference.spectrum[:, :, :-1], case.reference.plane)
 
 
 def test_covariances_of_singular_matrices() -> None:
@@ -320,12 +323,12 @@ def test_images_made_by_relion(shared: Path) -> None:
     particles = read_particles(shared / "data" / "p64" / "p64.star")
     truth = read_volume(shared / "data" / "p64" / "truth64.mrc").array.astype(np.float32)
     views, projector = views_of(particles), Projector(64, 2, 16.0)
-    noise, some = measure_noise(particles, views.groups, Settings()), np.arange(400)
+    noise, some = measure_noise(particles, views.groups, ImageSettings()), np.arange(400)
     images = noise.prepare(particles.images(some), views.groups[some])
     whitening = np.sqrt(noise.weights)
     values = projector.plane.gather(images) * whitening[0][projector.plane.shell]
     observed = Observed(values.astype(np.complex64), views.ctf[some], views.groups[some], whitening)
-    reference = Reference(projector.spectrum(truth), projector.plane)
+    reference = ReferenceSpectrum(projector.spectrum(truth), projector.plane)
     case = Case(reference, observed, particles.rotations[some], views.offsets[some].astype(float))
     found = polish(reference, observed, *_perturbed(case, 7.0, 1.0))
     angle, moved = _errors(case, found)
