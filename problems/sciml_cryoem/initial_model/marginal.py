@@ -31,14 +31,15 @@ import sciml
 from sciml import distributed
 from sciml_cryoem.imaging import fourier, kernels, orientations
 from sciml_cryoem.imaging.projection import correct_gridding
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.imaging.symmetry import asymmetric_unit, point_group, symmetrize_sums
 from sciml_cryoem.initial_model.offset_range import OffsetRange
 from sciml_cryoem.initial_model.search_plan import FRONTIER, HALF_LIFE, Plan
 from sciml_cryoem.maps.masks import cosine_edge
 from sciml_cryoem.poses import search_kernels
-from sciml_cryoem.poses.image_spectra import ImageSpectra
 from sciml_cryoem.poses.search import search, together
 from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 from sciml_cryoem.reconstruction.insertion import complete
 
 PREDICTED = 0.25
@@ -194,7 +195,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
             if known_radius == radius and np.array_equal(known_turn, turn) and torch.equal(before, voxels):
                 return result
         grid = self.orientations(radius, turn)
-        axes = np.ascontiguousarray(2.0 * grid[:, :2], np.float32)
+        axes = slice_axes(grid, 2)
         disc = self.images.disc
         points = disc.within(radius + FRONTIER)
         slices = np.empty((len(voxels), len(grid), points), np.complex64)

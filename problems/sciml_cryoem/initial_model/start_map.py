@@ -25,7 +25,7 @@ from sciml_cryoem.imaging.devices import warm_up
 from sciml_cryoem.initial_model.final_poses import Block, FinalPoses, centered
 from sciml_cryoem.initial_model.marginal import PREDICTED, Marginal, MarginalDensity, Poses
 from sciml_cryoem.initial_model.search_plan import FRONTIER, HALF_LIFE, START, Plan
-from sciml_cryoem.poses.image_spectra import ImageSpectra, image_spectra, whitened
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra, whitened
 from sciml_cryoem.reconstruction.images import ImageSettings, batches, measure_noise, views_of
 
 STEP = sciml.SGD(lr=0.5)
@@ -237,13 +237,12 @@ def abinitio(
     phases = [replace(STEP, steps=STEPS), FINISH]
     solution = _whole(sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage))
     _show(look, "the end", problem, model)
-    final = FinalPoses(problem, model, noise)
-    parts = [final.add(Block(images, views.take(chosen), problem.poses(model)))]
+    final = FinalPoses(problem, model)
+    parts = [final.add(Block(images, problem.poses(model)))]
     others = np.setdiff1d(np.arange(len(particles)), chosen)
     for part, block in batches(particles, settings, others):
-        of_part = views.take(others[part])
-        spectra = whitened(block, images.disc, noise, of_part)
-        parts.append(final.add(Block(spectra, of_part, problem.poses(model, spectra))))
+        spectra = whitened(block, images.disc, noise, views.take(others[part]))
+        parts.append(final.add(Block(spectra, problem.poses(model, spectra))))
         if watch:
             watch(len(chosen) + part.stop)
     poses = Poses.joined(parts).take(np.argsort(np.concatenate([chosen, others])))

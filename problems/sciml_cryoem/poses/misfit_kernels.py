@@ -14,7 +14,7 @@ so that the matrix needs only sums of products of three complex numbers, P, Z = 
 """
 
 import math
-from typing import no_type_check  # numba cannot compile what a run-time type checker has wrapped
+from typing import NamedTuple, no_type_check  # numba cannot compile what a run-time type checker has wrapped
 
 import numba
 import numpy as np
@@ -27,6 +27,34 @@ CHUNK = 256
 
 MOMENTS = 25
 """Length of the vector of sums; `_moments` says which."""
+
+
+class SliceGrid(NamedTuple):
+    """What central slices are read from, and where (`ReferenceSpectrum.slice_grid`).
+
+    Attributes:
+        grid: (S, S, X, 2) float32, reference around its origin, axes z y x (`crop`).
+        points: (2, points) float32, kx and ky.
+        index: (2, points) int32, row of the ramp tables for kx and for ky.
+        turn: 2 pi / n.
+        padding: of the grid.
+        reach: largest |kx| or |ky|.
+    """
+
+    grid: np.ndarray
+    points: np.ndarray
+    index: np.ndarray
+    turn: float
+    padding: float
+    reach: int
+
+
+class ScaleRange(NamedTuple):
+    """The scale of an image: whether it is free, and its bounds."""
+
+    free: bool
+    lowest: float
+    highest: float
 
 
 @numba.njit(**_OPTIONS)
@@ -65,14 +93,24 @@ def _lerp(rows, i, part, fx, fy, fz):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _slice(grid, axes, points, index, image, ramps, scale, span, work):
-    """Fill `work` with P, Z, D and the residual, real and imaginary parts, of a span of points (first, and one past
-    the last).
+def _slice(slices, axes, image, ramps, scale, span, work):
+    """Fill `work` with P, Z, D and the residual, real and imaginary parts, of a span of points.
 
     P, Z, D are multiplied by the transfer. The residual is the image value, turned by the offset into the frame of the
     reference, less `scale` times P.
+
+    Args:
+        slices: `SliceGrid`.
+        axes: (3, 3) float32, the rotation times the padding.
+        image: transfer (points,) float32 and values (points,) complex64.
+        ramps: from `_ramps`.
+        scale: float32.
+        span: first point, and one past the last.
+        work: (8, CHUNK) float32, out.
     """
     start, stop = span
+    grid, points, index = slices.grid, slices.points, slices.index
+    transfers, values = image
     center = (grid.shape[0] - 1) // 2
     a00, a01, a02 = axes[0, 0], axes[0, 1], axes[0, 2]
     a10, a11, a12 = axes[1, 0], axes[1, 1], axes[1, 2]
@@ -91,7 +129,7 @@ def _slice(grid, axes, points, index, image, ramps, scale, span, work):
         rows = (grid[n, m], grid[n, m + 1], grid[n + 1, m], grid[n + 1, m + 1])
         pr, xr, yr, zr = _lerp(rows, i, 0, fx, fy, fz)
         pi, xi, yi, zi = _lerp(rows, i, 1, fx, fy, fz)
-        transfer = image[0, p]
+        transfer = transfers[p]
         mirrored = transfer * sign
         dx, dy, dz = ky * a00 - kx * a10, ky * a01 - kx * a11, ky * a02 - kx * a12
         pr, pi = transfer * pr, mirrored * pi
@@ -103,8 +141,9 @@ def _slice(grid, axes, points, index, image, ramps, scale, span, work):
         column, row = index[0, p], index[1, p]
         cosine = ramps[0, column] * ramps[2, row] - ramps[1, column] * ramps[3, row]
         sine = ramps[0, column] * ramps[3, row] + ramps[1, column] * ramps[2, row]
-        work[6, j] = image[1, p] * cosine + image[2, p] * sine - scale * pr
-        work[7, j] = image[2, p] * cosine - image[1, p] * sine - scale * pi
+        re, im = values[p].real, values[p].imag
+        work[6, j] = re * cosine + im * sine - scale * pr
+        work[7, j] = im * cosine - re * sine - scale * pi
 
 
 @numba.njit(**_REDUCTION)
@@ -164,9 +203,9 @@ def _moments(work, points, start, stop, total):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _ramps(x, y, settings):
+def _ramps(x, y, slices):
     """Cosine and sine of the phase of an offset along kx = 0 ... reach, then along ky = -reach ... reach."""
-    turn, reach = settings[0], int(settings[2])
+    turn, reach = slices.turn, slices.reach
     ramps = np.empty((4, 2 * reach + 1), np.float32)
     for j in range(2 * reach + 1):
         ramps[0, j], ramps[1, j] = math.cos(turn * x * j), math.sin(turn * x * j)
@@ -177,43 +216,43 @@ def _ramps(x, y, settings):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def evaluate(grid, points, index, image, pose, settings, work, total, normal):
+def evaluate(slices, image, pose, scale_range, scratch, normal):
     """Misfit of one image at one pose, with the Gauss-Newton equations there.
 
     Args:
-        grid: (S, S, X, 2) float32, reference around its origin, axes z y x (`crop`).
-        points: (3, points) float32: kx, ky, root of the multiplicity.
-        index: (3, points) int32: row of the ramp tables for kx and for ky, shell.
-        image: (3, points) float32: transfer, real and imaginary part of the image, all times the root.
+        slices: `SliceGrid`.
+        image: transfer (points,) float32 and values (points,) complex64, whitened.
         pose: (4, 3) float64: rotation A in rows 0-2, then offset (x, y) and the scale to start from.
-        settings: float64; see `refine`.
-        work, total: scratch, (8, CHUNK) float32 and (MOMENTS,) float64.
+        scale_range: `ScaleRange`.
+        scratch: arrays (8, CHUNK) float32 and (MOMENTS,) float64.
         normal: (5, 6) float64, out: Gauss-Newton matrix and right-hand side of the step.
 
     Returns:
         The misfit at the best scale, and that scale.
     """
-    padding = settings[1]
-    ramps = _ramps(pose[3, 0], pose[3, 1], settings)
+    work, total = scratch
+    ramps = _ramps(pose[3, 0], pose[3, 1], slices)
     axes = np.empty((3, 3), np.float32)
     for i in range(3):
         for j in range(3):
-            axes[i, j] = pose[i, j] * padding
+            axes[i, j] = pose[i, j] * slices.padding
     total[:] = 0.0
-    count = points.shape[1]
+    count = slices.points.shape[1]
     scale = np.float32(pose[3, 2])
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
-        _slice(grid, axes, points, index, image, ramps, scale, (start, stop), work)
-        _moments(work, points, start, stop, total)
-    return _close(total, float(scale), settings, normal)
+        _slice(slices, axes, image, ramps, scale, (start, stop), work)
+        _moments(work, slices.points, start, stop, total)
+    for j in range(MOMENTS):
+        total[j] *= 2.0  # each point speaks for its Friedel mate as well
+    return _close(total, float(scale), slices.turn, scale_range, normal)
 
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _close(t, start, settings, normal):
-    """Best scale, misfit there, and the equations of the step, from the sums."""
-    turn, free, lowest, highest = settings[0], settings[3] > 0, settings[4], settings[5]
+def _close(t, start, turn, scale_range, normal):
+    """Misfit at the best scale, that scale, and the equations of the step, from the sums."""
+    free, lowest, highest = scale_range
     scale = start
     if free and t[0] > 0:
         scale = min(max(start + t[20] / t[0], lowest), highest)

@@ -2,11 +2,11 @@
 
 For image values y, transfer c (CTF over the noise's deviation), reference transform F, rotation A, offset o, scale a:
 
-    misfit(A, o, a) = sum_k m_k |y(k) - a c(k) exp(2 pi i k.o / n) F(A^T k)|^2,    m = 2, and 1 at the origin
+    misfit(A, o, a) = 2 sum_k |y(k) - a c(k) exp(2 pi i k.o / n) F(A^T k)|^2
 
-over the points of a half plane. Noise of power 1 has E|noise|^2 = 1 at each point, and a point of multiplicity 2 is
-complex: the log-likelihood is minus half the misfit, and the Gauss-Newton matrix sum m Re conj(J) J its negative
-Hessian, whose inverse is the (Laplace) covariance. Rotations change by A <- exp([w]) A: w is in the axes of the view,
+over the points of a half plane, y and c whitened (`reconstruction.image_spectra`). Noise has E|noise|^2 = 1 at each
+point: the log-likelihood is minus half the misfit, and the Gauss-Newton matrix 2 sum Re conj(J) J its negative Hessian,
+whose inverse is the (Laplace) covariance. Rotations change by A <- exp([w]) A: w is in the axes of the view,
 its third component a turn in the image plane. The scale is eliminated (its best value is a closed form).
 """
 
@@ -16,14 +16,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sciml_cryoem.imaging.threads import in_threads
-from sciml_cryoem.poses.polish_values import Observed, PolishOptions, PolishResult, ReferenceSpectrum
+from sciml_cryoem.poses.polish_values import PolishOptions, PolishResult, ReferenceSpectrum
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 _THREAD = 32  # starts that are worth a thread
 
 
 def polish(
     reference: ReferenceSpectrum,
-    images: Observed,
+    images: ImageSpectra,
     rotations: Float[np.ndarray, "n 3 3"],
     offsets: Float[np.ndarray, "n 2"],
     options: PolishOptions | None = None,
@@ -50,7 +51,7 @@ def polish(
 
 def best_of(
     reference: ReferenceSpectrum,
-    images: Observed,
+    images: ImageSpectra,
     rotations: Float[np.ndarray, "n starts 3 3"],
     offsets: Float[np.ndarray, "n starts 2"],
     options: PolishOptions | None = None,
@@ -84,19 +85,17 @@ def best_of(
 
 
 def _check(
-    reference: ReferenceSpectrum, images: Observed, starts: int, rotations: np.ndarray, offsets: np.ndarray
+    reference: ReferenceSpectrum, images: ImageSpectra, starts: int, rotations: np.ndarray, offsets: np.ndarray
 ) -> None:
     if images.values.shape[1] != len(reference.plane):
         raise ValueError(f"images have {images.values.shape[1]} Fourier points, the plane {len(reference.plane)}")
     if rotations.shape != (starts, 3, 3) or offsets.shape != (starts, 2):
         raise ValueError(f"{starts} starts, but rotations {rotations.shape} and offsets {offsets.shape}")
-    if images.whitening.shape[1] <= int(reference.plane.shell.max()):
-        raise ValueError(f"whitening ends before shell {int(reference.plane.shell.max())}")
 
 
 def _refine(
     reference: ReferenceSpectrum,
-    images: Observed,
+    images: ImageSpectra,
     jobs: tuple[np.ndarray, np.ndarray, np.ndarray],
     options: PolishOptions,
     device: str,
@@ -124,28 +123,27 @@ def _refine(
 
 
 def _compiled(
-    reference: ReferenceSpectrum, images: Observed, which: np.ndarray, poses: np.ndarray, options: PolishOptions
+    reference: ReferenceSpectrum, images: ImageSpectra, which: np.ndarray, poses: np.ndarray, options: PolishOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Report and equations of `polish_kernels.refine`, which changes the poses."""
-    from sciml_cryoem.poses import polish_kernels
+    from sciml_cryoem.poses import misfit_kernels, polish_kernels
 
     report, normals = np.empty((len(which), 3)), np.empty((len(which), 5, 6))
-    data = (
-        np.ascontiguousarray(images.values, np.complex64),
-        np.ascontiguousarray(images.ctf, np.float32),
-        np.ascontiguousarray(images.groups, np.int64),
-        np.ascontiguousarray(images.whitening, np.float32),
+    data = np.ascontiguousarray(images.transfer), np.ascontiguousarray(images.values)
+    limits = polish_kernels.StepLimits(
+        least_turn=math.radians(options.tolerance_deg),
+        least_move=float(options.tolerance),
+        longest_turn=math.radians(options.step_deg),
+        longest_move=float(options.step),
+        evaluations=options.evaluations,
+        damping=float(options.damping),
+        gain=float(options.gain),
     )
-    geometry = (2.0 * math.pi / reference.plane.size, reference.padding, reference.reach)
-    scale = (options.scale, *options.scale_range)
-    tolerances = (math.radians(options.tolerance_deg), options.tolerance, math.radians(options.step_deg), options.step)
-    settings = np.array([*geometry, *scale, *tolerances, options.evaluations, options.damping, options.gain])
-    grid, points, index = reference.grid, reference.points, reference.index
-    which = which.astype(np.int64)
+    scale = misfit_kernels.ScaleRange(bool(options.scale), *map(float, options.scale_range))
+    slices, which = reference.slice_grid(), which.astype(np.int64)
 
     def work(part: slice) -> None:
-        own = poses[part], settings, report[part], normals[part]
-        polish_kernels.refine(grid, points, index, data, which[part], *own)
+        polish_kernels.refine(slices, data, which[part], poses[part], scale, limits, report[part], normals[part])
 
     in_threads(len(which), _THREAD, work)
     return report, normals

@@ -4,7 +4,7 @@
 """
 
 import math
-from typing import no_type_check  # numba cannot compile what a run-time type checker has wrapped
+from typing import NamedTuple, no_type_check  # numba cannot compile what a run-time type checker has wrapped
 
 import numba
 import numpy as np
@@ -12,6 +12,28 @@ import numpy as np
 from sciml_cryoem.poses.misfit_kernels import CHUNK, MOMENTS, evaluate
 
 _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
+
+
+class StepLimits(NamedTuple):
+    """When Levenberg-Marquardt stops, and how far a step may go.
+
+    Attributes:
+        least_turn: a step that turns less (radian) and moves less than `least_move` is the last.
+        least_move: in pixels.
+        longest_turn: of one step, radian.
+        longest_move: of one step, pixels.
+        evaluations: of the misfit, at most.
+        damping: of the first step, as a fraction of the diagonal.
+        gain: a step that promises to raise the log-likelihood by less is the last.
+    """
+
+    least_turn: float
+    least_move: float
+    longest_turn: float
+    longest_move: float
+    evaluations: int
+    damping: float
+    gain: float
 
 
 @numba.njit(**_OPTIONS)
@@ -67,17 +89,17 @@ def turned(pose, step, out):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _limit(step, settings):
-    """Shorten a step to the longest turn and move allowed; tell whether it was shorter than the tolerances."""
+def _limit(step, limits):
+    """Shorten a step to the longest turn and move allowed; tell whether it was shorter than the least ones."""
     angle = math.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2)
     move = math.sqrt(step[3] ** 2 + step[4] ** 2)
-    if angle > settings[8]:
+    if angle > limits.longest_turn:
         for j in range(3):
-            step[j] *= settings[8] / angle
-    if move > settings[9]:
-        step[3] *= settings[9] / move
-        step[4] *= settings[9] / move
-    return angle < settings[6] and move < settings[7]
+            step[j] *= limits.longest_turn / angle
+    if move > limits.longest_move:
+        step[3] *= limits.longest_move / move
+        step[4] *= limits.longest_move / move
+    return angle < limits.least_turn and move < limits.least_move
 
 
 @numba.njit(**_OPTIONS)
@@ -91,15 +113,15 @@ def _copy(source, target):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _search(grid, points, index, image, pose, settings, work, normal):
+def _search(slices, image, pose, scale_range, limits, work, normal):
     """Levenberg-Marquardt from `pose`, which is changed in place; returns first and last misfit, and evaluations."""
     total, lower, step = np.empty(MOMENTS), np.zeros((5, 5)), np.empty(5)
     trial, other = np.empty((4, 3)), np.empty((5, 6))
     _copy(pose, trial)
-    first, misfit, damping, used, last = 0.0, 0.0, settings[11], 0, False
+    first, misfit, damping, used, last = 0.0, 0.0, limits.damping, 0, False
     while True:
-        # The only call: what is compiled doubles with a second one.
-        found, trial[3, 2] = evaluate(grid, points, index, image, trial, settings, work, total, other)
+        # Keep a single call site: numba inlines it, and a second one would double compile time.
+        found, trial[3, 2] = evaluate(slices, image, trial, scale_range, (work, total), other)
         used += 1
         if used == 1:
             first = found
@@ -111,7 +133,7 @@ def _search(grid, points, index, image, pose, settings, work, normal):
                 damping *= 0.1
         else:
             damping = max(10.0 * damping, 1.0)  # at least half the step: below, the next would be much the same
-        if last or used >= settings[10]:
+        if last or used >= limits.evaluations:
             return first, misfit, used
         while not factor(normal, damping, lower):
             damping *= 10.0
@@ -123,51 +145,28 @@ def _search(grid, points, index, image, pose, settings, work, normal):
         promise = 0.0  # by how much the log-likelihood would rise if the model were exact
         for j in range(5):
             promise += 0.5 * step[j] * normal[j, 5]
-        last = _limit(step, settings) or promise < settings[12]
+        last = _limit(step, limits) or promise < limits.gain
         turned(pose, step, trial)
 
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def fill(values, ctf, whitening, points, index, image):
-    """Transfer (CTF times whitening) and image values of one image, all times the root of the multiplicity."""
-    pxx, pxy, pyy, rxx, rxy, ryy = ctf[0], ctf[1], ctf[2], ctf[3], ctf[4], ctf[5]
-    quartic, constant, damping, scale = ctf[6], ctf[7], ctf[8], ctf[9]
-    for p in range(points.shape[1]):
-        kx, ky, root = points[0, p], points[1, p], points[2, p]
-        square = rxx * kx * kx + rxy * kx * ky + ryy * ky * ky
-        gamma = pxx * kx * kx + pxy * kx * ky + pyy * ky * ky + quartic * square * square + constant
-        transfer = -math.sin(gamma) * scale
-        if damping != 0:
-            transfer *= math.exp(-damping * square)
-        image[0, p] = transfer * whitening[index[2, p]] * root
-        image[1, p], image[2, p] = values[p].real * root, values[p].imag * root
-
-
-@numba.njit(**_OPTIONS)
-@no_type_check
-def refine(grid, points, index, images, which, poses, settings, report, normals):
+def refine(slices, images, which, poses, scale_range, limits, report, normals):
     """Refine many poses, one after the other.
 
     Args:
-        grid, points, index: see `evaluate`.
-        images: values (images, points) complex64, CTF (images, 10) float32, groups (images,) int64, whitening (groups,
-            shells) float32.
+        slices: `SliceGrid`.
+        images: transfer (images, points) float32 and values (images, points) complex64, whitened.
         which: (jobs,) int64, the image of each job.
         poses: (jobs, 4, 3) float64 as in `evaluate`; changed in place.
-        settings: (13,) float64: 2 pi / n, padding, largest |kx| or |ky|, 1 if the scale is free, lowest and highest
-            scale, tolerance (radian, pixels), longest step (radian, pixels), most evaluations, first damping, least
-            gain.
+        scale_range: `ScaleRange`.
+        limits: `StepLimits`.
         report: (jobs, 3), out: first and last misfit, evaluations.
         normals: (jobs, 5, 6), out: Gauss-Newton equations at the end.
     """
-    values, ctf, groups, whitening = images
-    image, work = np.empty((3, points.shape[1]), np.float32), np.empty((8, CHUNK), np.float32)
-    last = -1
+    transfer, values = images
+    work = np.empty((8, CHUNK), np.float32)
     for job in range(which.shape[0]):
-        i = which[job]
-        if i != last:
-            fill(values[i], ctf[i], whitening[groups[i]], points, index, image)
-            last = i
-        found = _search(grid, points, index, image, poses[job], settings, work, normals[job])
+        image = transfer[which[job]], values[which[job]]
+        found = _search(slices, image, poses[job], scale_range, limits, work, normals[job])
         report[job, 0], report[job, 1], report[job, 2] = found

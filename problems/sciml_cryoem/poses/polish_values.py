@@ -3,12 +3,15 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from sciml_cryoem.imaging.fourier import HalfPlane
+from sciml_cryoem.imaging.half_plane import Disc
+
+if TYPE_CHECKING:
+    from sciml_cryoem.poses.misfit_kernels import SliceGrid
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class ReferenceSpectrum:
     """
 
     spectrum: Any
-    plane: HalfPlane
+    plane: Disc
     padding: int = 2
 
     def __post_init__(self) -> None:
@@ -76,55 +79,24 @@ class ReferenceSpectrum:
         misfit_kernels.crop(self.spectrum, out)
         return out
 
-    @cached_property
-    def points(self) -> Float[np.ndarray, "3 points"]:
-        """kx, ky and the root of the multiplicity of each point, float32."""
-        return np.stack([self.plane.kx, self.plane.ky, np.sqrt(self.plane.multiplicity)]).astype(np.float32)
+    def slice_grid(self) -> "SliceGrid":
+        """The same in the form of the compiled loops."""
+        from sciml_cryoem.poses.misfit_kernels import SliceGrid
 
-    @cached_property
-    def reach(self) -> int:
-        """Largest |kx| or |ky|."""
-        return int(max(self.plane.kx.max(), np.abs(self.plane.ky).max()))
-
-    @cached_property
-    def index(self) -> Int[np.ndarray, "3 points"]:
-        """kx, ky + reach and shell of each point, int32."""
-        rows = np.rint(self.plane.ky).astype(np.int32) + self.reach
-        return np.stack([self.plane.columns, rows, self.plane.shell]).astype(np.int32)
+        reach = int(max(self.plane.kx.max(), np.abs(self.plane.ky).max()))
+        rows = np.rint(self.plane.ky).astype(np.int32) + reach
+        return SliceGrid(
+            grid=self.grid,
+            points=np.stack([self.plane.kx, self.plane.ky]).astype(np.float32),
+            index=np.stack([self.plane.columns, rows]).astype(np.int32),
+            turn=2.0 * math.pi / self.plane.size,
+            padding=float(self.padding),
+            reach=reach,
+        )
 
     def within(self, radius: float) -> "ReferenceSpectrum":
         """The same reference for the points |k| < radius only."""
-        return replace(self, plane=HalfPlane(self.plane.size, min(radius, self.plane.size / 2)))
-
-
-@dataclass(frozen=True)
-class Observed:
-    """Whitened images and what they passed through.
-
-    Attributes:
-        values: Fourier values divided by the noise's deviation, origin at n // 2, offsets not undone
-            (`HalfPlane.gather` without offsets); complex (images, points), numpy array; for torch a tensor will do.
-        ctf: `CTF.coefficients`.
-        groups: optics group of each image, from 0.
-        whitening: 1 / deviation of the noise at a Fourier point, in each shell from 0 (root of `NoiseModel.weights`).
-    """
-
-    values: Any
-    ctf: Float[np.ndarray, "images 10"]
-    groups: Int[np.ndarray, " images"]
-    whitening: Float[np.ndarray, "groups shells"]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def within(self, plane: HalfPlane, radius: float) -> "Observed":
-        """Only the points |k| < radius of those of `plane`, as in `ReferenceSpectrum.within`."""
-        keep = plane.kx**2 + plane.ky**2 < radius**2
-        return replace(self, values=np.ascontiguousarray(self.values[:, keep]))
-
-    def take(self, which: Int[np.ndarray, " some"] | slice) -> "Observed":
-        """Some of the images."""
-        return replace(self, values=self.values[which], ctf=self.ctf[which], groups=self.groups[which])
+        return replace(self, plane=Disc(self.plane.size, min(radius, self.plane.size / 2)))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from jaxtyping import Complex
 
 from sciml_cryoem.imaging.threads import in_threads
 from sciml_cryoem.poses import search_kernels
-from sciml_cryoem.poses.image_spectra import ImageSpectra
 from sciml_cryoem.poses.search_result import APART_DEG, CUTOFF, PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 SPARSE = 0.08
 """Share of likely poses below which the sums of an image are a loop, not a matrix product."""

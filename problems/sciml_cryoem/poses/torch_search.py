@@ -13,8 +13,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from sciml_cryoem.imaging.devices import in_parts, memory_budget, torch_device
-from sciml_cryoem.poses.image_spectra import ImageSpectra
 from sciml_cryoem.poses.search_result import APART_DEG, CUTOFF, PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 _BYTES, _BYTES_CPU = 1 << 30, 1 << 23  # of a chunk: enough to keep a GPU busy; near what the caches of a CPU hold
 

@@ -27,6 +27,7 @@ from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf, fourier
 from sciml_cryoem.imaging.projection import Projector, correct_gridding
 from sciml_cryoem.reconstruction.accumulation import HalfSetSums, positive
+from sciml_cryoem.reconstruction.image_spectra import whitened_values
 from sciml_cryoem.reconstruction.images import views_of
 
 _CHUNK = 1 << 19  # Fourier points whose residuals are in memory at once
@@ -60,10 +61,10 @@ class Density(torch.nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ImageBatch:
-    """Particle images as Fourier values on the half plane, with what predicts them.
+    """Particle images as whitened Fourier values on the half plane, with what predicts them.
 
     Attributes:
-        values: (batch, points) complex64, origin at n // 2, offsets undone.
+        values: (batch, points) complex64, whitened (`image_spectra.whitened_values`), offsets undone.
         axes: (batch, 2, 3) directions of kx and ky.
         ctf: (batch, 10) coefficients.
         groups: (batch,) optics group, from 0.
@@ -140,8 +141,8 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         rows = self.which[picked]
         images = self.particles.images(rows)
         self.particles.check_finite(images, rows)
-        images = self.noise.prepare(images, self.views.groups[picked])
-        return torch.from_numpy(self.plane.gather(images, self.views.offsets[picked]))
+        views = self.views.take(picked)
+        return torch.from_numpy(whitened_values(images, self.plane, self.noise, views.groups, views.offsets))
 
     def sample(self, size: int | None, generator: torch.Generator) -> ImageBatch:
         """Images drawn without replacement; None for all of them."""
@@ -169,7 +170,7 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
             arrays = {
                 "kx": self.plane.kx,
                 "ky": self.plane.ky,
-                "weights": self.noise.weights[:, self.plane.shell] * self.plane.multiplicity,
+                "whitening": self.noise.whitening[:, self.plane.shell],
                 "prior": self._prior,
                 "hessian": self._hessian,
                 "roll_off": 1.0 / correct_gridding(np.ones((self.particles.box,) * 3), 2),
@@ -177,12 +178,12 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
             self._tables[key] = {name: torch.from_numpy(np.asarray(a)).to(like) for name, a in arrays.items()}
         return self._tables[key]
 
-    def _residual(self, model: Density, batch: ImageBatch, spectrum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """CTF, residual and weight of each point of each image; weights count both members of a Friedel pair."""
+    def _residual(self, model: Density, batch: ImageBatch, spectrum: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened CTF and residual of each point of each image."""
         table = self._table(model.voxels)
-        transfer = ctf.evaluate(batch.ctf.to(model.voxels), table["kx"], table["ky"])
+        transfer = ctf.evaluate(batch.ctf.to(model.voxels), table["kx"], table["ky"]) * table["whitening"][batch.groups]
         predicted = model.projector.slices(spectrum, batch.axes.to(model.voxels))
-        return transfer, predicted * transfer - batch.values.to(predicted), table["weights"][batch.groups]
+        return transfer, predicted * transfer - batch.values.to(predicted)
 
     def _prior_gradient(self, voxels: Tensor) -> Tensor:
         """T V / (N n^2), with T acting on the grid of the box: P^3 F^-1 [1/tau^2 F V], P the padded side."""
@@ -197,13 +198,13 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         total, step = 0.0, max(1, _CHUNK // len(self.plane))
         for start in range(0, images, step):
             part = batch.take(slice(start, start + step))
-            transfer, residual, weights = self._residual(model, part, spectrum)
+            transfer, residual = self._residual(model, part, spectrum)
             # Summed in float64: a line search compares losses that differ by less than float32 resolves.
-            squares = (torch.view_as_real(residual).square().sum(-1) * weights).sum(1)
+            squares = torch.view_as_real(residual).square().sum((1, 2))
             total = total + squares.sum(dtype=torch.float64)
-            slices = residual * (transfer * weights) / (images * pixels)
+            slices = residual * transfer * (2.0 / (images * pixels))
             grid = model.projector.add_slices(slices, part.axes.to(voxels), grid)
-        return torch.as_tensor(total / (2.0 * pixels * images)), model.projector.volume(grid)
+        return torch.as_tensor(total / (pixels * images)), model.projector.volume(grid)
 
     @torch.no_grad()
     def _evaluate(self, model: Density, batch: ImageBatch) -> tuple[dict[str, Tensor], list[Tensor]]:

@@ -19,8 +19,9 @@ from jaxtyping import Float, Int
 
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf
-from sciml_cryoem.poses.focus import refocus
-from sciml_cryoem.poses.polish_values import Observed, PolishResult, ReferenceSpectrum
+from sciml_cryoem.poses.focus import DefocusPrior
+from sciml_cryoem.reconstruction.insertion import Views
+from sciml_cryoem.reconstruction.noise import NoiseModel
 from sciml_cryoem.refinement.refined_poses import Poses
 
 PRIOR = 300.0
@@ -58,18 +59,10 @@ class Focus:
         table[:, 0:3] -= np.pi * (self.wavelength * poses.defocus)[:, None] * table[:, 3:6]
         return table.astype(self.file.dtype)
 
-    def refine(
-        self,
-        reference: ReferenceSpectrum,
-        observed: Observed,
-        found: PolishResult,
-        rows: Int[np.ndarray, " n"],
-        half: int,
-    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Offset from the value in the file, and its posterior deviation, of images of a half set at their poses."""
-        images = replace(observed, ctf=self.file[rows])
-        focused = refocus(reference, images, found, self.wavelength[rows], float(self.spread[half - 1]))
-        return focused.offset, focused.deviation
+    def prior(self, rows: Int[np.ndarray, " n"], half: int, views: Views, noise: NoiseModel) -> DefocusPrior:
+        """What is known of images of a half set before their defocus is refined."""
+        groups, wavelength = views.groups[rows], self.wavelength[rows]
+        return DefocusPrior(self.file[rows], groups, noise.whitening, wavelength, float(self.spread[half - 1]))
 
 
 def with_defocus(particles: Particles, offset: Float[np.ndarray, " n"]) -> Particles:

@@ -24,13 +24,15 @@ from sciml.errors import InputError
 from sciml.runs.stage import Stage
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import correct_gridding
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.imaging.symmetry import point_group, symmetric_distance, symmetrize_sums
 from sciml_cryoem.maps.fsc import fsc, last_shell_before
 from sciml_cryoem.maps.masks import AutomaticMask, soft_sphere
 from sciml_cryoem.poses.contrast import fits_negative
-from sciml_cryoem.poses.image_spectra import Disc, image_spectra
 from sciml_cryoem.reconstruction.accumulation import positive
+from sciml_cryoem.reconstruction.image_spectra import image_spectra
 from sciml_cryoem.reconstruction.images import ImageSettings, own_batches, views_of
 from sciml_cryoem.reconstruction.insertion import complete
 from sciml_cryoem.reconstruction.noise import sample_indices
@@ -229,7 +231,7 @@ class Refinement:
         """Bring the start map to the grey scale of the images of each half, whose power above the noise is that of
         projections."""
         side, disc = self._side(self.radius), Disc(self.particles.box, self.radius)
-        axes = np.ascontiguousarray(2.0 * orientations.half_turn_grid(0)[:, :2], np.float32)
+        axes = slice_axes(orientations.half_turn_grid(0), 2)
         slices, ring = np.empty((len(axes), len(disc)), np.complex64), disc.shell > 0
         for half in (1, 2):
             mine = np.flatnonzero(self.halves == half)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from sciml.errors import InputError
 from sciml_cryoem.files.particle_set import Particles
-from sciml_cryoem.poses.image_spectra import Disc
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise
 from sciml_cryoem.reconstruction.noise import NoiseModel
 

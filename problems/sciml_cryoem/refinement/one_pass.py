@@ -7,13 +7,16 @@ import numpy as np
 
 from sciml import distributed
 from sciml_cryoem.imaging import kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.imaging.symmetry import asymmetric_unit, symmetric_distance
 from sciml_cryoem.poses import search_kernels
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra, whitened
+from sciml_cryoem.poses.focus import refocus
 from sciml_cryoem.poses.polish import best_of, polish
-from sciml_cryoem.poses.polish_values import Observed, PolishOptions, PolishResult, ReferenceSpectrum
+from sciml_cryoem.poses.polish_values import PolishOptions, PolishResult, ReferenceSpectrum
 from sciml_cryoem.poses.search import search
 from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, whitened
 from sciml_cryoem.reconstruction.images import own_images
 from sciml_cryoem.refinement.half_noise import Residuals
 from sciml_cryoem.refinement.particle_weights import UNTOLD
@@ -48,7 +51,7 @@ class Pass:
             turned = orientations.turned(orientations.half_turn_grid(2), orientations.random_turns(1, state.draw)[0])
             turned = turned[asymmetric_unit(turned[:, 2], state.group)]
             self.grid = PoseGrid(turned, orientations.shift_disc(self._range(), box / 32))
-            axes = np.ascontiguousarray(2.0 * turned[:, :2], np.float32)
+            axes = slice_axes(turned, 2)
             disc = Disc(box, search_radius)
             self.slices = []
             for reference in self.references:
@@ -88,11 +91,7 @@ class Pass:
 
     def _half(self, half: int, rows: np.ndarray, spectra: ImageSpectra, sums: np.ndarray) -> None:
         state, poses = self.state, self.state.poses
-        near = len(self.near)
-        values = np.ascontiguousarray(spectra.values[:, :near])
-        values[:, 0] *= np.float32(np.sqrt(2.0))  # `polish` itself counts the origin half
-        views = state.views.take(rows)
-        observed = Observed(values, views.ctf, views.groups, np.sqrt(state.noise.weights))
+        observed = spectra.up_to(float(self.near.radius or self.near.size / 2))
         reference = self.references[half - 1]
         found: PolishResult | None = None
         if self.known:
@@ -115,16 +114,15 @@ class Pass:
         )
         self._judge(half, rows, found, spectra)
         if state.focusing and state.focus is not None:
-            poses.defocus[rows], poses.defocus_deviation[rows] = state.focus.refine(
-                reference, observed, found, rows, half
-            )
+            refocused = refocus(reference, observed, found, state.focus.prior(rows, half, state.views, state.noise))
+            poses.defocus[rows], poses.defocus_deviation[rows] = refocused.offset, refocused.deviation
         # With the scales of the iteration before, which are about 1: the new ones also undo the filter of the map, and
         # would take its amplitude away, more with each iteration.
         self._insert(rows, found, spectra, sums)
         if self.options.scale:
             poses.scale[rows] = found.scale
 
-    def _searched(self, half: int, spectra: ImageSpectra, observed: Observed) -> PolishResult:
+    def _searched(self, half: int, spectra: ImageSpectra, observed: ImageSpectra) -> PolishResult:
         """The best of the likeliest poses on the grid, polished."""
         reference, radius = self.references[half - 1], self.search_radius
         assert radius is not None
@@ -132,8 +130,7 @@ class Pass:
         wanted = SearchRequest(sums=False, poses=CANDIDATES)
         best = search(scored, self.slices[half - 1], self.grid, radius, wanted, self.device)
         starts, offsets = self.grid.poses(best.places)
-        low = replace(observed, values=np.ascontiguousarray(observed.values[:, : len(scored.disc)]))
-        first, _ = best_of(replace(reference, plane=scored.disc), low, starts, offsets, device=self.device)
+        first, _ = best_of(replace(reference, plane=scored.disc), scored, starts, offsets, device=self.device)
         return polish(reference, observed, first.rotations, first.offsets, device=self.device)
 
     def _judge(self, half: int, rows: np.ndarray, found: PolishResult, spectra: ImageSpectra) -> None:
@@ -141,7 +138,7 @@ class Pass:
         near = len(self.near)
         power = np.square(np.abs(spectra.values[:, :near])).sum(1)
         evidence = power - 0.5 * found.misfit
-        axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
+        axes = slice_axes(found.rotations, 2)
         slices = np.empty((len(rows), near), np.complex64)
         kernels.gather(self.references[half - 1].spectrum, axes, self.near.kx, self.near.ky, slices)
         slices *= spectra.transfer[:, :near]
@@ -160,7 +157,7 @@ class Pass:
 
     def _mean_power(self, reference: ReferenceSpectrum) -> np.ndarray:
         """Mean over all views of the power of projections, at each point that is compared."""
-        axes = np.ascontiguousarray(2.0 * orientations.half_turn_grid(1)[:, :2], np.float32)
+        axes = slice_axes(orientations.half_turn_grid(1), 2)
         slices = np.empty((len(axes), len(self.near)), np.complex64)
         kernels.gather(reference.spectrum, axes, self.near.kx, self.near.ky, slices)
         return np.square(np.abs(slices)).mean(0)
@@ -169,6 +166,6 @@ class Pass:
         weights = self.state.poses.weights[rows].astype(np.float32)[:, None]
         transfer = spectra.transfer * self.state.poses.scale[rows].astype(np.float32)[:, None]
         values = spectra.values * self.wide.phases(found.offsets) * (transfer * weights)
-        axes = np.ascontiguousarray(2.0 * found.rotations[:, :2], np.float32)
+        axes = slice_axes(found.rotations, 2)
         squares = np.square(transfer) * weights
         search_kernels.insert_slices(sums, axes, self.wide.kx, self.wide.ky, values.astype(np.complex64), squares)

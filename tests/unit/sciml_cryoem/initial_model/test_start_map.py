@@ -10,6 +10,7 @@ from sciml_cryoem.files.mrc import read_volume
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import fourier
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.symmetry import point_group
 from sciml_cryoem.initial_model import start_map
 from sciml_cryoem.initial_model.final_poses import Block, FinalPoses, centered
@@ -17,8 +18,8 @@ from sciml_cryoem.initial_model.marginal import Marginal, MarginalDensity, Poses
 from sciml_cryoem.initial_model.search_plan import Plan
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import soft_sphere
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra, image_spectra
 from sciml_cryoem.poses.pose_error import pose_error
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
 
 
@@ -64,10 +65,10 @@ def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles
     nothing = np.zeros(len(particles))
     poses = Poses(particles.rotations, particles.origins / particles.pixel_size, nothing.astype(int), nothing)
     with torch.no_grad():
-        at_once, in_parts, wrong = (FinalPoses(problem, model, noise) for _ in range(3))
-        found = at_once.add(Block(images, views, poses))
+        at_once, in_parts, wrong = (FinalPoses(problem, model) for _ in range(3))
+        found = at_once.add(Block(images, poses))
         for rows in np.array_split(np.arange(len(particles)), 3):
-            in_parts.add(Block(images, views, poses).take(rows))
+            in_parts.add(Block(images, poses).take(rows))
         wrong.insert(0, images, np.roll(poses.rotations, 1, 0), poses.offsets)
         whole, parts, other = (each.maps()[0] for each in (at_once, in_parts, wrong))
     assert np.linalg.norm(parts - whole) < 1e-5 * np.linalg.norm(whole)

@@ -15,7 +15,7 @@ from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import low_pass, soft_sphere
 from sciml_cryoem.poses import torch_search
-from sciml_cryoem.poses.image_spectra import image_spectra
+from sciml_cryoem.reconstruction.image_spectra import image_spectra
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
 from sciml_cryoem.refinement.gold_standard import Refinement, RefineOptions
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles

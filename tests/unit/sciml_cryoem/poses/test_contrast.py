@@ -11,8 +11,8 @@ from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import fourier
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.poses.contrast import LOWEST, advice, fits_negative, skewness
-from sciml_cryoem.poses.image_spectra import ImageSpectra, image_spectra
 from sciml_cryoem.reconstruction.accumulation import accumulate
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
 from sciml_cryoem.refinement.gold_standard import Refinement, RefineOptions
 

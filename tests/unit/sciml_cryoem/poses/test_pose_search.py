@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from sciml_cryoem.imaging import kernels, orientations, rotations, threads
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.orientations import HALF_TURN
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.poses import search as pose_search
 from sciml_cryoem.poses import torch_search
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
 from sciml_cryoem.poses.search import search
 from sciml_cryoem.poses.search_result import APART_DEG, PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 SIZE, RADIUS = 16, 6.0
 SHIFTS = orientations.shift_disc(2.0, 1.0)

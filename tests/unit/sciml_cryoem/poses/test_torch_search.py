@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.poses import torch_search
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
 from sciml_cryoem.poses.search import search
 from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 BOX, RADIUS = 32, 8.0
 GRID = PoseGrid(orientations.half_turn_grid(1), orientations.shift_disc(2.0, 1.0))

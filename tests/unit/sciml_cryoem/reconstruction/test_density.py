@@ -72,8 +72,8 @@ def _loss_written_out(problem: DensityProblem, model: Density, batch: ImageBatch
     plane, pixels = problem.plane, float(BOX**2)
     kx, ky = (torch.from_numpy(k.astype(np.float64)) for k in (plane.kx, plane.ky))
     predicted = model(batch.axes.double()) * ctf.evaluate(batch.ctf.double(), kx, ky)
-    weights = torch.from_numpy(problem.noise.weights[:, plane.shell] * plane.multiplicity)[batch.groups]
-    data = (weights * (predicted - batch.values).abs().square()).sum(1).mean() / (2 * pixels)
+    whitening = torch.from_numpy(problem.noise.whitening[:, plane.shell])[batch.groups]
+    data = (whitening * predicted - batch.values).abs().square().sum(1).mean() / pixels
     radius = torch.from_numpy(np.sqrt(fourier.squared_radii(BOX, 3)))
     shells = torch.from_numpy(np.append(problem.precision, problem.precision[-1]))
     low = radius.long().clamp(max=BOX // 2)

@@ -9,7 +9,8 @@ from sciml_cryoem.files.mrc import write_stack
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.files.star import write_star
-from sciml_cryoem.poses.image_spectra import Disc, whitened
+from sciml_cryoem.imaging.half_plane import Disc
+from sciml_cryoem.reconstruction.image_spectra import whitened
 from sciml_cryoem.reconstruction.images import ImageSettings
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import Background, measure

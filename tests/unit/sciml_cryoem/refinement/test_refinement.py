@@ -11,9 +11,10 @@ from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.files.star import write_star
 from sciml_cryoem.imaging import kernels, rotations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.maps.fsc import fsc, resolution
 from sciml_cryoem.maps.masks import low_pass, soft_sphere
-from sciml_cryoem.poses.image_spectra import Disc, whitened
+from sciml_cryoem.reconstruction.image_spectra import whitened
 from sciml_cryoem.refinement.checkpoint import restore, state_of
 from sciml_cryoem.refinement.gold_standard import (
     Iteration,

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import ctf, fourier, rotations
+from sciml_cryoem.imaging.half_plane import Disc, HalfPlane
 from sciml_cryoem.imaging.projection import Projector
-from sciml_cryoem.poses.image_spectra import Disc, image_spectra, whitened
+from sciml_cryoem.reconstruction.image_spectra import image_spectra, whitened
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import Background, NoiseModel, measure
@@ -42,7 +43,7 @@ def _views(count: int, table: np.ndarray | None = None, groups: np.ndarray | Non
 
 @pytest.mark.parametrize(("box", "radius"), [(16, 8.0), (15, 7.5), (32, 9.3)])
 def test_disc_is_the_half_plane_sorted(box: int, radius: float) -> None:
-    disc, plane = Disc(box, radius), fourier.HalfPlane(box, radius)
+    disc, plane = Disc(box, radius), HalfPlane(box, radius)
     assert len(disc) == len(plane)
     assert {(int(x), int(y)) for x, y in zip(disc.kx, disc.ky, strict=True)} == set(
         zip(plane.kx.astype(int).tolist(), plane.ky.astype(int).tolist(), strict=True)
