@@ -107,9 +107,13 @@ class Problem(ABC, Generic[Model, Batch]):
         """
         return None
 
-    def learn(self, model: Model, batch: Batch, evaluation: Evaluation) -> None:
+    def learn(self, model: Model, batch: Batch, evaluation: Evaluation) -> Tensor | None:
         """Remember what a stochastic step has shown, in the model's buffers or in the problem: the only place where
         either may change.
+
+        Returns:
+            The flat gradient of the same batch under what has been learned, where that changes it (a prior that the
+            batch itself sets); None leaves it as it was.
 
         Called once after a step's evaluations and before its update, with the whole batch and the evaluation of the
         whole batch. What is learned is in force for this update (its preconditioner) and for the evaluations of the

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +72,7 @@ class StochasticRunner:
         self.setting, self.phase, self.index, self.switch = setting, phase, index, switch
         self.rule = phase.rule(setting.problem, setting.model, setting.flat.vector)
         self.kept = phase.keep.start(setting.flat.vector) if phase.keep else None
-        self.noise = GradientNoise()
+        self.noise = GradientNoise(phase.window)
         self.step, self.items = 0, 0
         self.batch = self._first_batch(setting.fixed.declared)
         self.safe = setting.flat.vector.clone()
@@ -141,7 +141,8 @@ class StochasticRunner:
             self._record_noise()
         evaluation = accumulate(parts, items)
         if type(problem).learn is not Problem.learn:
-            problem.learn(model, concatenate(micro), evaluation)
+            learned = problem.learn(model, concatenate(micro), evaluation)
+            evaluation = evaluation if learned is None else replace(evaluation, gradient=learned)
         return evaluation
 
     def _transformed(self, gradient: Tensor) -> Tensor:

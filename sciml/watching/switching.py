@@ -29,7 +29,8 @@ class SwitchRule(ABC):
     """Watches a stochastic phase. `observe` sees every step; `decide` is asked between blocks of steps.
 
     Attributes:
-        ends_the_last: whether the rule also ends a stochastic phase that no other follows; the solve has then converged.
+        ends_the_last: whether the rule also ends a stochastic phase that no other follows; the solve has then
+            converged.
     """
 
     ends_the_last = False
