@@ -1,4 +1,4 @@
-"""Batches are trees of tensors whose leading dimension counts items: counting, cutting, joining, moving them."""
+"""Batches are trees of tensors whose leading dimension counts items: count, cut, join, move them, choose among them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciml.errors import InputError
@@ -108,3 +109,25 @@ def move(batch: Any, like: Tensor) -> Any:
         return leaf.to(device=like.device, dtype=like.dtype if leaf.is_floating_point() else None)
 
     return tree_map(one, batch)
+
+
+def adaptive_choice(
+    density: Float[Tensor, "candidates"], size: int, generator: torch.Generator, uniform_fraction: float = 0.5
+) -> Int[Tensor, "points"]:
+    """Choose items where a density is large, without losing sight of the rest: their indices, on the CPU.
+
+    Arguments, errors and source as for `sciml.pde.residual_adaptive`.
+    """
+    if not 1 <= size <= len(density):
+        raise InputError(f"{size} points out of {len(density)} candidates: at least 1, at most all of them.")
+    if not 0 <= uniform_fraction <= 1:
+        raise InputError(f"uniform_fraction = {uniform_fraction}: it must lie in [0, 1].")
+    density = density.detach().to("cpu", torch.float64)
+    if not bool((density.isfinite() & (density >= 0)).all()):
+        raise InputError("the density of adaptive points has negative or non-finite values: give |residual|^k.")
+    mean = density.mean()
+    weight = (1 - uniform_fraction) * density / mean + uniform_fraction if mean > 0 else torch.ones_like(density)
+    # The first arrivals of independent exponential clocks with these rates are a weighted draw without replacement.
+    arrival = torch.empty_like(weight).exponential_(generator=generator) / weight
+    chosen = arrival.topk(size, largest=False, sorted=False).indices
+    return chosen[torch.randperm(size, generator=generator)]

@@ -1,4 +1,4 @@
-"""What a solve answers: `Solution`, its `Result`, and the `Budget` it was given."""
+"""What a solve answers: the `Solution`, and its `Result`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,8 +6,6 @@ from enum import Enum
 from typing import Any
 
 import torch
-
-from sciml.errors import InputError
 
 
 class Result(Enum):
@@ -19,49 +17,6 @@ class Result(Enum):
     LINE_SEARCH_FAILED = "LINE_SEARCH_FAILED"
     NONFINITE = "NONFINITE"
     INTERRUPTED = "INTERRUPTED"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Where to stop at the latest.
-
-    Attributes:
-        seconds: wall-clock seconds of the solve, earlier sessions of a resumed run counted in.
-        evaluations: loss-and-gradient evaluations per item of the declared set, line-search calls included.
-        target: names of values of `Problem.evaluate` and how small each must be for the answer to be good enough. They
-            are then looked at after every finisher iteration and every ten stochastic steps.
-    """
-
-    seconds: float | None = None
-    evaluations: float | None = None
-    target: Mapping[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("seconds", "evaluations"):
-            given = getattr(self, name)
-            if given is not None and not given > 0:
-                raise InputError(f"Budget({name}={given}): must be positive, or None for no limit")
-
-    def spent(self, seconds: float, evaluations: float) -> str | None:
-        """Which part of the budget is spent, in words."""
-        if self.seconds is not None and seconds >= self.seconds:
-            return f"the budget of {self.seconds:g} s"
-        if self.evaluations is not None and evaluations >= self.evaluations:
-            return f"the budget of {self.evaluations:g} evaluations"
-        return None
-
-    def reached(self, values: Mapping[str, float]) -> str | None:
-        """The target in words if the values are all at or below it.
-
-        Raises:
-            InputError: the target names a value that the problem does not evaluate.
-        """
-        target = self.target or {}
-        if missing := sorted(set(target) - set(values)):
-            raise InputError(f"Budget(target=...) names {', '.join(missing)}; the problem gives {sorted(values)}")
-        if not target or any(not values[name] <= limit for name, limit in target.items()):
-            return None
-        return "the target " + ", ".join(f"{name} <= {limit:g}" for name, limit in target.items())
 
 
 @dataclass

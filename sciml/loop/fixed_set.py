@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.batches import concatenate, count, divisible, leaves, move, split, tree_map
+from sciml.batches import adaptive_choice, concatenate, count, divisible, leaves, move, split, tree_map
 from sciml.loop.gradients import loss_only
-from sciml.pde.sampling import adaptive_choice
 from sciml.problem import Problem
 from sciml.seeds import generator
 

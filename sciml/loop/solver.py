@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from sciml import distributed
+from sciml.budget import Budget
 from sciml.errors import ConvergenceError, InputError
 from sciml.loop.deterministic import DeterministicRunner
 from sciml.loop.fixed_set import FixedSet
@@ -25,7 +26,7 @@ from sciml.reporting.progress import Progress
 from sciml.runs.run import Run
 from sciml.runs.stage import Stage
 from sciml.schedules import Schedule
-from sciml.solution import Budget, Result, Solution
+from sciml.solution import Result, Solution
 from sciml.watching.switching import SwitchRule, rule_for
 
 RETURNS = 1
