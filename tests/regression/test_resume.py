@@ -16,7 +16,7 @@ from sciml.runs import checkpoint
 
 SCRIPT = """
 import sys, math, torch, sciml
-from sciml import deterministic, snapshots
+from sciml.loop import deterministic, snapshots
 from sciml.optim import Average, Clip, Quantize
 from sciml.schedules import CosineRestarts
 torch.set_num_threads(1)

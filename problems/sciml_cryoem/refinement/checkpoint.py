@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciml.errors import InputError
-from sciml.runs import array_checkpoint
-from sciml.runs.array_checkpoint import Kept
+from sciml.runs import checkpoint
+from sciml.runs.checkpoint import Checkpoint
 from sciml.runs.stage import Stage
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def state_of(refinement: "Refinement") -> Kept:
+def state_of(refinement: "Refinement") -> Checkpoint:
     """Poses, maps, noise, counters, the record of the iterations and the state of the generator.
 
     Every plain number among the attributes is kept, so that none is forgotten when the refinement gets another.
@@ -30,7 +30,7 @@ def state_of(refinement: "Refinement") -> Kept:
         "iterations": [_plain(record) for record in refinement.iterations],
         "images": len(refinement.particles),
     }
-    return Kept({**poses, **maps, **curves, "noise.power": refinement.noise.power}, numbers)
+    return Checkpoint({**poses, **maps, **curves, "noise.power": refinement.noise.power}, numbers)
 
 
 def _plain(record: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _plain(record: Any) -> dict[str, Any]:
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in kept.items()}
 
 
-def restore(refinement: "Refinement", kept: Kept) -> None:
+def restore(refinement: "Refinement", kept: Checkpoint) -> None:
     """Take a state back.
 
     Raises:
@@ -46,7 +46,7 @@ def restore(refinement: "Refinement", kept: Kept) -> None:
     """
     from sciml_cryoem.refinement.gold_standard import Iteration, Poses
 
-    arrays, numbers = kept.arrays, kept.numbers
+    arrays, numbers = kept.tensors, kept.numbers
     box = refinement.particles.box
     if numbers["images"] != len(refinement.particles) or arrays["map0"].shape != (box,) * 3:
         raise InputError(
@@ -84,7 +84,7 @@ class Keeper:
         """
         if self.stage is None:
             return False
-        kept, damaged = array_checkpoint.newest(self.stage.checkpoints)
+        kept, damaged = checkpoint.newest(self.stage.checkpoints, "numpy")
         self.damaged = [path.name for path in damaged]
         if kept is not None:
             restore(refinement, kept)
@@ -97,4 +97,4 @@ class Keeper:
             OSError: it cannot be written.
         """
         if self.stage is not None:
-            array_checkpoint.write(self.stage.checkpoints, len(refinement.iterations), state_of(refinement))
+            checkpoint.write(self.stage.checkpoints, len(refinement.iterations), state_of(refinement))
