@@ -1,8 +1,9 @@
 """Phases are values: an algorithm with its hyper-parameters, and what ends it. `solve` runs them in order."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from sciml.optim.iterates import Keep
 from sciml.optim.jacobian import ResidualJacobian
 from sciml.optim.lbfgs import CompactLBFGS
 from sciml.optim.linearization import linearize
+from sciml.optim.method import Method
 from sciml.optim.natural_gradient import LevenbergMarquardt
-from sciml.optim.quasi_newton import InverseHessian, QuasiNewton
+from sciml.optim.quasi_newton import QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
 from sciml.optim.transforms import Transform
 from sciml.parameters import FlatParameters
@@ -27,7 +29,7 @@ float64)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stochastic:
+class Stochastic(ABC):
     """A phase on mini-batches.
 
     Attributes:
@@ -66,9 +68,13 @@ class Stochastic:
             allowed = "a tuple of Clip, Normalize and Quantize"
             raise InputError(f"{type(self).__name__}(transforms={self.transforms!r}): allowed is {allowed}")
 
+    @abstractmethod
     def rule(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> FirstOrder:
         """The update rule with fresh state."""
-        raise NotImplementedError
+
+    def slower(self, factor: float) -> Self:
+        """The same phase with a step size `factor` times as large; a schedule stays as it is."""
+        return self if isinstance(self.lr, Schedule) else replace(self, lr=self.lr * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +122,7 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deterministic:
+class Deterministic(ABC):
     """A quasi-Newton phase on a fixed set of items.
 
     Attributes:
@@ -142,42 +148,42 @@ class Deterministic:
         if self.payoff is not None and not self.payoff > 1:
             raise InputError(f"{type(self).__name__}(payoff={self.payoff}): a factor above 1, or None")
 
-    def method(self, objective: Objective) -> QuasiNewton | LevenbergMarquardt:
+    @abstractmethod
+    def method(self, objective: Objective) -> Method:
         """The algorithm with fresh state."""
-        vector = objective.flat.vector
-        curvature = self.inverse_hessian(objective.problem, objective.model, vector)
-        return QuasiNewton(vector, objective.closure, curvature)
-
-    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
-        """The quasi-Newton approximation with fresh state."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(Deterministic):
-    """Limited-memory BFGS in compact form, preconditioned by the problem's operator if it has one."""
+    """Limited-memory BFGS in compact form, preconditioned by the problem's operator if it has one.
+
+    Attributes:
+        history: curvature pairs kept.
+    """
 
     history: int = 20
 
-    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
+    def method(self, objective: Objective) -> Method:
         """The compact form over `history` pairs."""
         if self.history < 1:
             raise InputError(f"LBFGS(history={self.history}): keep at least one pair")
-        return CompactLBFGS(vector, self.history, problem.preconditioner(model))
+        vector, preconditioner = objective.flat.vector, objective.problem.preconditioner(objective.model)
+        return QuasiNewton(vector, objective.closure, CompactLBFGS(vector, self.history, preconditioner))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfScaled(Deterministic):
-    """Dense self-scaled Broyden updates: for models of up to a few thousand parameters (n^2 numbers are kept)."""
+    """Dense self-scaled Broyden updates, for models of up to a few thousand parameters: n^2 numbers are kept."""
 
-    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
+    def method(self, objective: Objective) -> Method:
         """The dense matrix."""
+        vector = objective.flat.vector
         if vector.numel() > 20_000:
             gigabytes = vector.numel() ** 2 * vector.element_size() / 1e9
             raise InputError(
                 f"SelfScaled on {vector.numel()} unknowns needs a matrix of {gigabytes:.0f} GB; use LBFGS above 20,000"
             )
-        return DenseSelfScaled(vector)
+        return QuasiNewton(vector, objective.closure, DenseSelfScaled(vector))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +202,7 @@ class GaussNewton(Deterministic):
     damping: float = 1e-2
     acceleration: bool = True
 
-    def method(self, objective: Objective) -> LevenbergMarquardt:
+    def method(self, objective: Objective) -> Method:
         """Levenberg-Marquardt on the problem's residuals."""
         problem, model = objective.problem, objective.model
 

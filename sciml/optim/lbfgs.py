@@ -41,7 +41,7 @@ class CompactLBFGS(InverseHessian):
         return not self.order
 
     @property
-    def preconditioned(self) -> bool:
+    def preconditioned(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether steepest descent has a natural length (1)."""
         return self.preconditioner is not None
 

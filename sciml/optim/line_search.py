@@ -32,7 +32,7 @@ class Trial:
         return math.isfinite(self.value) and math.isfinite(self.slope)
 
 
-class Ending(Enum):
+class SearchEnding(Enum):
     """How a line search ended."""
 
     WOLFE = "wolfe"
@@ -48,7 +48,7 @@ class Search:
 
     trial: Trial | None
     evaluations: int
-    ending: Ending
+    ending: SearchEnding
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Bracket:
         self.width = math.inf
         self.any_finite = False
 
-    def take(self, trial: Trial) -> Ending | None:
+    def take(self, trial: Trial) -> SearchEnding | None:
         """Sort a trial in; how the search ends if the trial is acceptable."""
         if not trial.finite:
             self.high = trial
@@ -131,7 +131,7 @@ class _Bracket:
             self.best = trial
         if not decreases and (2 * rules.delta - 1) * start.slope >= trial.slope >= rules.c2 * start.slope:
             if not higher:
-                return Ending.APPROXIMATE
+                return SearchEnding.APPROXIMATE
             if self.level is None or trial.value < self.level.value:
                 self.level = trial
         if -trial.step * start.slope <= self.rounding:
@@ -142,7 +142,7 @@ class _Bracket:
             self.high = trial
             return None
         if decreases and abs(trial.slope) <= -rules.c2 * start.slope + rules.slope_noise:
-            return Ending.WOLFE
+            return SearchEnding.WOLFE
         # too steep still: the minimum lies on the side to which the slope points down
         toward_high = math.inf if self.high is None else self.high.step - trial.step
         if (self.high is None and trial.slope >= 0) or (self.high is not None and trial.slope * toward_high >= 0):
@@ -164,14 +164,14 @@ class _Bracket:
             return None
         return _between(self.low, self.high, bisect=self.width > 0.66 * before)
 
-    def best_of_all(self) -> tuple[Trial | None, Ending]:
+    def best_of_all(self) -> tuple[Trial | None, SearchEnding]:
         """What to take where no trial was acceptable."""
         slight = self.best is None or self.start.value - self.best.value <= self.roughness
         if slight and self.level is not None and self.level.value <= self.start.value + self.roughness:
-            return self.level, Ending.APPROXIMATE
+            return self.level, SearchEnding.APPROXIMATE
         if self.best is not None:
-            return self.best, Ending.DECREASE
-        return None, Ending.FAILED if self.any_finite else Ending.NONFINITE
+            return self.best, SearchEnding.DECREASE
+        return None, SearchEnding.FAILED if self.any_finite else SearchEnding.NONFINITE
 
 
 def line_minimum(start: Trial, found: Search) -> float:
@@ -180,7 +180,7 @@ def line_minimum(start: Trial, found: Search) -> float:
     where the slope has not risen."""
     trial = found.trial
     assert trial is not None
-    guess = _cubic(start, trial) if found.ending is Ending.WOLFE else None
+    guess = _cubic(start, trial) if found.ending is SearchEnding.WOLFE else None
     if guess is not None and guess > 0:
         return guess
     rise = trial.slope - start.slope

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sciml.errors import InputError
 from sciml.optim.linearization import Linearization
-from sciml.optim.quasi_newton import Iteration, Status
+from sciml.optim.method import Iteration, Method, Status
 
 ATTEMPTS = 25
 """Dampings tried in one iteration."""
@@ -32,8 +32,8 @@ PROBE = 0.1
 """Fraction of the step at which r_vv is measured."""
 
 
-class LevenbergMarquardt:
-    """Minimises r'r in place over a flat vector; the interface of `sciml.optim.quasi_newton.QuasiNewton`.
+class LevenbergMarquardt(Method):
+    """Minimises r'r in place over a flat vector.
 
     Args:
         vector: shape (n,), the parameters.
@@ -59,13 +59,8 @@ class LevenbergMarquardt:
         self.value: float | None = None
         self.gradient: Tensor | None = None
 
-    @property
-    def inverse_hessian(self) -> "LevenbergMarquardt":
-        """What holds the curvature: it is computed anew in every iteration, only the damping is carried."""
-        return self
-
-    def reset(self) -> None:
-        """The damping of the start."""
+    def forget(self) -> None:
+        """Go back to the first damping: the curvature itself is computed anew in every iteration."""
         self.damping, self.growth = self.start, 2.0
 
     def refresh(self) -> float:
@@ -106,7 +101,7 @@ class LevenbergMarquardt:
                 return Iteration(Status.PROGRESS, float(loss), decrement, spent, 1.0)
             self._reject()
         self.vector.copy_(origin)
-        self.reset()
+        self.forget()
         status = Status.LINE_SEARCH_FAILED if first == self.start else Status.RESTARTED
         return Iteration(status, value, decrement, spent)
 

@@ -16,24 +16,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 from torch import Tensor
 
 from sciml.errors import InputError
-from sciml.optim.line_search import Ending, Search, Trial, Wolfe, line_minimum, search
-
-
-class Status(Enum):
-    """What one iteration did."""
-
-    PROGRESS = "progress"
-    RESTARTED = "restarted"  # the search failed along a quasi-Newton direction; the curvature was dropped
-    LINE_SEARCH_FAILED = "line search failed"  # it failed along steepest descent too
-    NONFINITE = "nonfinite"  # loss or gradient is not finite at the current point
-    STATIONARY = "stationary"  # the gradient is zero
-    NOISE_FLOOR = "noise floor"  # the gradient is mostly error (only where `QuasiNewton.noise` says how large that is)
+from sciml.optim.line_search import Search, Trial, Wolfe, line_minimum, search
+from sciml.optim.method import Iteration, Method, Status
 
 
 class InverseHessian(ABC):
@@ -43,7 +32,9 @@ class InverseHessian(ABC):
     """True while no pair has been taken in: the direction is (preconditioned) steepest descent and has no natural
     length."""
     overshoots: bool = False
-    """Whether H is apt to be too large, away from the minimum, for the step 1 to be the first that a search tries."""
+    """Whether H tends to be too large away from the minimum, so that a search should not try the step 1 first."""
+    preconditioned: bool = False
+    """Whether steepest descent has a natural length, the step 1."""
 
     @abstractmethod
     def product(self, gradient: Tensor) -> Tensor:
@@ -90,19 +81,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Iteration:
-    """One iteration's record: status, loss after it, Newton decrement g' H g before it, evaluations spent, step
-    taken."""
-
-    status: Status
-    value: float
-    decrement: float
-    evaluations: int
-    step: float = 0.0
-    ending: Ending | None = None
-
-
-@dataclass(frozen=True)
 class Noise:
     """Errors of one evaluation that another evaluation at the same point would not repeat.
 
@@ -120,7 +98,7 @@ class Noise:
             raise InputError(f"{self}: both errors must be finite and at least 0")
 
 
-class QuasiNewton:
+class QuasiNewton(Method):
     """Minimises in place over a flat vector.
 
     Attributes:
@@ -191,6 +169,10 @@ class QuasiNewton:
         if s_step:
             self.inverse_hessian.update(Pair(direction * s_step, y, gradient + y, s_step, slope))
         return Iteration(Status.PROGRESS, trial.value, -slope, spent, trial.step, found.ending)
+
+    def forget(self) -> None:
+        """Drop the curvature: the next direction is steepest descent."""
+        self.inverse_hessian.reset()
 
     def _failed(self, value: float) -> tuple[Status, float, int]:
         """After a failed search: status, loss, evaluations spent. With an exact closure the curvature is to blame; in
@@ -287,7 +269,7 @@ class QuasiNewton:
         if not self.inverse_hessian.fresh:
             return self._first if self.noise == Noise() else 1.0
         self._first = 1.0
-        if getattr(self.inverse_hessian, "preconditioned", False):
+        if self.inverse_hessian.preconditioned:
             return 1.0
         norm = math.sqrt(_dot(self.vector, self.vector))
         length = self._moved or min(norm, 1.0) or 1.0

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sciml.errors import InputError
 from sciml.optim.lbfgs import CompactLBFGS
-from sciml.optim.quasi_newton import InverseHessian, Noise, QuasiNewton, Status
+from sciml.optim.method import Status
+from sciml.optim.quasi_newton import InverseHessian, Noise, QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
 from sciml.parameters import FlatParameters
 

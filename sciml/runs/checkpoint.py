@@ -89,6 +89,7 @@ def newest(folder: Path, framework: Literal["pt", "numpy"] = "pt") -> tuple[Chec
 def _packed(tensors: Mapping[str, Any], text: str) -> bytes:
     """The file: tensors, numbers, and the hash over both."""
     torch = sys.modules.get("torch")
+    plain: dict[str, Any]
     if torch is not None and any(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         from safetensors.torch import save
 

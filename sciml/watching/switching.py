@@ -251,3 +251,18 @@ def grown_batch(batch: int, fixed_set: int, noise: NoiseEstimate | None, averagi
     """
     high = None if noise is None or noise.measurements < 20 else noise.high
     return 2 * batch if high is not None and high * averaging < 1 and 2 * batch <= fixed_set // 4 else batch
+
+
+def first_batch(declared: int, batch: int | None, micro_batches: int, finite: bool) -> int:
+    """Items of a stochastic phase's first step, a multiple of its micro-batches.
+
+    Args:
+        declared: items of the fixed set before it grows.
+        batch: the batch that the caller asked for; None takes a quarter of the set, 32 to 128 items.
+        micro_batches: parts in which the noise is measured.
+        finite: whether the set is all there is; the batch is then no larger.
+    """
+    size = batch or min(max(declared // 4, 32), 128)
+    if finite:
+        size = min(size, declared)
+    return max(size // micro_batches, 1) * micro_batches

@@ -101,7 +101,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind):
         kills += kill_after(process, tmp_path / "killed", checkpoints, chance.uniform(0, 0.1))
         held, _ = checkpoint.newest(tmp_path / "killed/stages/solve/checkpoints")
         if held is not None and "fixed.items.0" in held.tensors:
-            other_sets.append(held.numbers["runner"]["step"])
+            other_sets.append(held.numbers["runner"]["state"]["step"])
     final = start(tmp_path / "killed", kind)
     assert final.wait() == 0
     assert kills == 4

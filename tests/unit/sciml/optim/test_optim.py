@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sciml.optim.lbfgs import CompactLBFGS
-from sciml.optim.line_search import Ending, Search, Trial, Wolfe, line_minimum, search
-from sciml.optim.quasi_newton import Noise, Pair, QuasiNewton, Status
+from sciml.optim.line_search import Search, SearchEnding, Trial, Wolfe, line_minimum, search
+from sciml.optim.method import Status
+from sciml.optim.quasi_newton import Noise, Pair, QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled, SymmetricMatrix, broyden_scaling
 
 METHODS = {"lbfgs": lambda x: CompactLBFGS(x, 10), "self_scaled": DenseSelfScaled}
@@ -396,11 +397,11 @@ def test_lines_of_which_values_or_slopes_are_noise_do_not_move_the_first_step():
 def test_minimum_of_a_line_is_exact_for_cubics_and_trusts_slopes_alone_where_values_are_rounded():
     value, slope = (lambda a: a**3 - 3 * a), (lambda a: 3 * a * a - 3)  # minimum at 1
     trial, start = Trial(1.4, value(1.4), slope(1.4)), Trial(0.0, value(0.0), slope(0.0))
-    assert line_minimum(start, Search(trial, 1, Ending.WOLFE)) == pytest.approx(1.0)
+    assert line_minimum(start, Search(trial, 1, SearchEnding.WOLFE)) == pytest.approx(1.0)
     rounded = Trial(0.8, 0.1, -0.5)  # higher than the start, by rounding only
-    found = Search(rounded, 1, Ending.APPROXIMATE)
+    found = Search(rounded, 1, SearchEnding.APPROXIMATE)
     assert line_minimum(Trial(0.0, 0.0, -1.0), found) == pytest.approx(1.6)
-    assert line_minimum(Trial(0.0, 0.0, -1.0), Search(Trial(0.5, -0.5, -1.0), 1, Ending.WOLFE)) == math.inf
+    assert line_minimum(Trial(0.0, 0.0, -1.0), Search(Trial(0.5, -0.5, -1.0), 1, SearchEnding.WOLFE)) == math.inf
 
 
 def line(function, slope):
@@ -423,7 +424,7 @@ def test_line_search_meets_strong_wolfe_on_a_hard_line():
     for first in (1e-3, 1e-1, 10.0, 1e3):
         start = Trial(0.0, f(0), df(0))
         found = search(line(f, df), start, first, Wolfe(c1=0.1, c2=0.1, max_evaluations=60))
-        assert found.ending is Ending.WOLFE and found.trial is not None
+        assert found.ending is SearchEnding.WOLFE and found.trial is not None
         assert f(found.trial.step) <= f(0) + 0.1 * found.trial.step * df(0)
         assert abs(df(found.trial.step)) <= 0.1 * abs(df(0))
 
@@ -433,7 +434,7 @@ def test_line_search_accepts_by_slopes_when_rounding_hides_the_decrease():
         return 1.0 + (2.3e-16 if a > 0 else 0.0)  # true values fall by 1e-17; rounding makes them rise by one unit
 
     found = search(line(f, lambda a: 2e-17 * (a - 1)), Trial(0.0, f(0), -2e-17), 0.9, Wolfe())
-    assert found.ending is Ending.APPROXIMATE
+    assert found.ending is SearchEnding.APPROXIMATE
 
 
 def test_single_precision_works():
@@ -451,6 +452,6 @@ def test_line_search_sees_a_loss_rougher_than_its_rounding():
         return 1.0 + 1e-12 * (a - 1) ** 2 + (1e-9 * (1 + math.sin(1e6 * a)) if a else 0.0)
 
     found = search(line(f, lambda a: 2e-12 * (a - 1)), Trial(0.0, f(0), -2e-12), 1.2, Wolfe())
-    assert found.ending is Ending.APPROXIMATE and found.trial is not None
+    assert found.ending is SearchEnding.APPROXIMATE and found.trial is not None
     assert 0.1 <= found.trial.step <= 2.0
     assert found.evaluations < 20
