@@ -101,8 +101,9 @@ class PhaseLoop:
         if isinstance(phase, Stochastic):
             followed = state.index + 1 < len(self.phases)
             draws = state.index + state.returns * len(self.phases)  # after a return other batches than before
-            rule = rule_for(self.switch) if followed else None
-            return StochasticRunner(self.setting, phase.slower(0.1**state.returns), draws, rule)
+            rule = rule_for(self.switch)
+            ends = rule if followed or rule.ends_the_last else None
+            return StochasticRunner(self.setting, phase.slower(0.1**state.returns), draws, ends)
         return DeterministicRunner(self.setting, phase, abs(state.initial_loss or 0.0))
 
     @property

@@ -18,7 +18,7 @@ from sciml.schedules import value
 from sciml.seeds import generator
 from sciml.solution import Result
 from sciml.watching.noise import GradientNoise, NoiseEstimate
-from sciml.watching.switching import AutoSwitch, Decision, SwitchRule, first_batch, grown_batch
+from sciml.watching.switching import Decision, SwitchRule, first_batch
 
 BLOCK = 10
 """Steps between two looks at the numbers: one transfer from the device each."""
@@ -65,7 +65,7 @@ class StochasticRunner(Runner[StochasticState]):
 
     def __init__(self, setting: Setting, phase: Stochastic, index: int, switch: SwitchRule | None) -> None:
         fixed = setting.fixed
-        batch = first_batch(fixed.declared, phase.batch, phase.micro_batches, fixed.finite)
+        batch = first_batch(fixed.declared, phase.batch, setting.problem.first_batch, phase.micro_batches, fixed.finite)
         super().__init__(StochasticState(batch=batch))
         self.setting, self.phase, self.index, self.switch = setting, phase, index, switch
         self.rule = phase.rule(setting.problem, setting.model, setting.flat.vector)
@@ -88,6 +88,11 @@ class StochasticRunner(Runner[StochasticState]):
     def noise(self) -> NoiseEstimate | None:
         """The gradient noise over the latest measurements."""
         return self.window.estimate()
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether a step sees every item of a finite problem, so that its gradient has no sampling noise."""
+        return self.setting.fixed.finite and self.batch == self.setting.fixed.size
 
     @property
     def cost(self) -> float:
@@ -147,7 +152,7 @@ class StochasticRunner(Runner[StochasticState]):
             steps = min(steps, limit)
         taken: list[_Step] = []
         for _ in range(steps):
-            watched = self.state.step < WATCHED or self.state.step % WATCH == 0
+            watched = not self.sees_all and (self.state.step < WATCHED or self.state.step % WATCH == 0)
             evaluation = self._gradient(watched)
             if self.kept:
                 self.kept.observe(self.setting.flat.vector, evaluation.loss)
@@ -214,10 +219,11 @@ class StochasticRunner(Runner[StochasticState]):
             result = Result.NOISE_FLOOR if drowned else Result.MAX_STEPS
             return Ending(result, f"its limit of {self.phase.steps} steps")
         if decision is not None:
-            return Ending(Result.MAX_STEPS, decision.reason, decision.details)
-        looked = isinstance(self.switch, AutoSwitch) and self.switch.looked
-        if looked and self.phase.batch is None:
-            self.state.batch = grown_batch(self.batch, self.setting.fixed.size, estimate, self.rule.averaging)
+            result = Result.CONVERGED if self.switch and self.switch.ends_the_last else Result.MAX_STEPS
+            return Ending(result, decision.reason, decision.details)
+        if self.switch and self.phase.batch is None:
+            fixed = self.setting.fixed
+            self.state.batch = self.switch.next_batch(self.batch, fixed.size, estimate, self.rule.averaging)
         return None
 
     def tensors(self) -> dict[str, Tensor]:
