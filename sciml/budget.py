@@ -8,13 +8,16 @@ from sciml.errors import InputError
 
 @dataclass(frozen=True)
 class Budget:
-    """Where to stop at the latest.
+    """Where a solve stops at the latest.
 
     Attributes:
-        seconds: wall-clock seconds of the solve, earlier sessions of a resumed run counted in.
-        evaluations: loss-and-gradient evaluations per item of the declared set, line-search calls included.
-        target: names of values of `Problem.evaluate` and how small each must be for the answer to be good enough. They
-            are then looked at after every finisher iteration and every ten stochastic steps.
+        seconds: wall-clock seconds of the solve. Earlier sessions of a resumed run count.
+        evaluations: loss-and-gradient evaluations per item of the declared set. Those of line searches count.
+        target: names of values of `Problem.evaluate`, and how small each must be for the answer to be good enough. With
+            a target they are computed after every quasi-Newton iteration and every ten stochastic steps.
+
+    Raises:
+        InputError: a limit is not positive.
     """
 
     seconds: float | None = None
@@ -28,7 +31,7 @@ class Budget:
                 raise InputError(f"Budget({name}={given}): must be positive, or None for no limit")
 
     def spent(self, seconds: float, evaluations: float) -> str | None:
-        """Which part of the budget is spent, in words."""
+        """The part of the budget that is spent, in words; None if none is."""
         if self.seconds is not None and seconds >= self.seconds:
             return f"the budget of {self.seconds:g} s"
         if self.evaluations is not None and evaluations >= self.evaluations:
@@ -36,7 +39,7 @@ class Budget:
         return None
 
     def reached(self, values: Mapping[str, float]) -> str | None:
-        """The target in words if the values are all at or below it.
+        """The target in words if all values are at or below it, else None.
 
         Raises:
             InputError: the target names a value that the problem does not evaluate.

@@ -1,4 +1,4 @@
-"""`Problem`: where samples come from and what the loss is. The only thing a problem module must supply."""
+"""`Problem`: where samples come from and what the loss is. A problem module must supply nothing else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,13 +16,13 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Statistics:
-    """What an evaluation says of a batch besides loss and gradient, for `Problem.learn`.
+    """What an evaluation tells of a batch besides loss and gradient, for `Problem.learn`.
 
-    Parts of a batch and several processes are brought together by the core, so there are two kinds only.
+    The core joins the statistics of parts of a batch and of several processes. It can do so for two kinds.
 
     Attributes:
-        mean: by name, tensors that are means over the items of the batch.
-        each: by name, tensors with a row for each item, in the order of the batch.
+        mean: named tensors that are means over the items of the batch.
+        each: named tensors with a row for each item, in the order of the batch.
     """
 
     mean: Mapping[str, Tensor] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Evaluation:
         loss: scalar tensor, the sum of the terms.
         terms: the named terms.
         gradient: flat, shape (unknowns,).
-        statistics: what the problem's own `gradient` says beyond that.
+        statistics: what the problem's own `gradient` gives beyond that.
     """
 
     loss: Tensor

@@ -9,10 +9,10 @@ import torch
 
 
 class Result(Enum):
-    """How a solve ended. Failure is data; `solve(..., throw=True)` raises instead."""
+    """How a solve ended. A failure is a result, too; `solve(..., throw=True)` raises instead."""
 
     CONVERGED = "CONVERGED"
-    MAX_STEPS = "MAX_STEPS"  # a step limit or the budget ended it
+    MAX_STEPS = "MAX_STEPS"  # a limit of steps or the budget ended it
     NOISE_FLOOR = "NOISE_FLOOR"  # the gradient is below its own sampling noise and the sample may not grow further
     LINE_SEARCH_FAILED = "LINE_SEARCH_FAILED"
     NONFINITE = "NONFINITE"
@@ -24,10 +24,14 @@ class Solution:
     """The answer of `solve`.
 
     Attributes:
-        model: the trained module (the one passed in). result: how it ended. loss: final loss, on the fixed set when a
-            quasi-Newton phase came last. evaluations: loss-and-gradient evaluations per item of the declared set.
-        seconds: wall-clock time. history: every metric record. switch: one record for each phase that ended: phase,
-            step, reason, snr, batch, set, details. values: the last answer of `Problem.evaluate`.
+        model: the trained module, the one passed in.
+        result: how the solve ended.
+        loss: the final loss, on the fixed set when a quasi-Newton phase came last.
+        evaluations: loss-and-gradient evaluations per item of the declared set.
+        seconds: wall-clock time.
+        history: every metric record.
+        switch: one record for each phase that ended, with phase, step, reason, snr, batch, set, details.
+        values: the last answer of `Problem.evaluate`.
     """
 
     model: torch.nn.Module
@@ -40,7 +44,7 @@ class Solution:
     values: dict[str, float]
 
     def summary(self, values: Mapping[str, float]) -> dict[str, Any]:
-        """What every command that solves prints with `--json`.
+        """The object that every command that solves prints with `--json`.
 
         Args:
             values: the answer of `Problem.evaluate` for the final model; `relative_l2` is None where it is missing.
@@ -58,7 +62,7 @@ class Solution:
         }
 
     def plot(self) -> Any:
-        """A figure of the optimisation: loss, signal-to-noise ratio with its interval, batch and set, switches."""
+        """A figure of the optimisation: loss, signal-to-noise ratio, batch and set, ends of phases."""
         from sciml.reporting.report import optimisation_figure
 
         return optimisation_figure(self.history)

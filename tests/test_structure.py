@@ -1,6 +1,7 @@
 """The structure of the source: no circles of imports, short files and functions, no folder that hides a function."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +24,8 @@ long: set[str] = {
     "problems/sciml_cryoem/commands/reconstruct.py:run",
 }
 """Files and functions that may still be longer. Likewise."""
+
+SHARED_ENTRY = re.compile(r"^ {4}\w+(, \w+)+: |^ {4,8}\S.*\. [a-z_0-9]+(, [a-z_0-9]+)*: ")
 
 Edges = Mapping[str, set[str]]
 
@@ -112,3 +115,15 @@ def test_no_folder_hides_a_function(root: Path) -> None:
     functions = {node.name for body in bodies for node in body if isinstance(node, ast.FunctionDef)}
     folders = {parent.name for file in files for parent in file.relative_to(root).parents if parent.name}
     assert sorted(folders & functions) == []
+
+
+def test_every_entry_of_a_docstring_has_its_own_line(root: Path) -> None:
+    """Documentation tools give what follows on a line, or in `a, b: ...`, to the first name."""
+    wrong = []
+    for file in sorted((root / "sciml").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+                continue
+            lines = (ast.get_docstring(node) or "").splitlines()
+            wrong += [f"{file.relative_to(root)}: {line.strip()}" for line in lines if SHARED_ENTRY.search(line)]
+    assert wrong == []

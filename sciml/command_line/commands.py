@@ -21,17 +21,17 @@ class SolveOptions:
     """Solve a problem of your own."""
 
     target: tyro.conf.Positional[str]
-    """FILE.py:CLASS or package.module:CLASS; the class is a sciml.Problem with a method model()."""
+    """FILE.py:CLASS or package.module:CLASS. The class is a sciml.Problem with a method model()."""
     out: Path
     """Folder of the run."""
     seed: int = 0
     """Seed of the model's first parameters and of every batch."""
     switch: Literal["auto", "snr"] | int = "auto"
-    """When the stochastic phase ends: the measured rule, the literal SNR threshold, or a step number."""
+    """When the stochastic phase ends: by the measured rule, at an SNR threshold (snr), or at a step number."""
     seconds: float | None = None
-    """Stop after so many seconds."""
+    """Stop after this many seconds."""
     evaluations: float | None = None
-    """Stop after so many loss-and-gradient evaluations per item."""
+    """Stop after this many loss-and-gradient evaluations per item."""
     device: Device = "auto"
     """Where to compute."""
     overwrite: bool = False
@@ -101,7 +101,7 @@ def run_solve(options: SolveOptions) -> int:
 
 
 def run_resume(options: ResumeOptions, main: Main) -> int:
-    """`sciml resume`: repeat the recorded command in the same folder; finished stages return at once."""
+    """`sciml resume`: repeat the recorded command in the same folder. Finished stages return at once."""
     run = Run.open(options.directory)
     if not run.command:
         raise InputError(
@@ -117,13 +117,13 @@ def run_resume(options: ResumeOptions, main: Main) -> int:
         words.append("--json")
     record = run.path / "provenance.json"
     started = Path(read_json(record).get("directory", ".")) if record.exists() else Path()
-    if started.is_dir():  # the recorded words may hold paths relative to where they were typed
+    if started.is_dir():  # the recorded command may hold paths relative to where it was typed
         os.chdir(started)
     return main(words)
 
 
 def run_report(options: ReportOptions) -> int:
-    """`sciml report`: one page from run directories alone."""
+    """`sciml report`: write one page from run directories alone."""
     from sciml.reporting import report
 
     directories = options.directories
@@ -135,7 +135,12 @@ def run_report(options: ReportOptions) -> int:
 
 
 def resume_words(words: Sequence[str], out: Path) -> list[str]:
-    """The recorded words for going on in `out` (the folder may have been moved since), less `--overwrite`."""
+    """The command that goes on with a run: the recorded one, less `--overwrite`, with the folder where the run is now.
+
+    Args:
+        words: the recorded command.
+        out: the folder of the run, which may have been moved.
+    """
     kept: list[str] = []
     skip = False
     for word in words:

@@ -1,6 +1,6 @@
-"""The main job on small data: the rod in its forms, how noisy their gradients are, densities with poses and without.
+"""The main job on small data: the rod in its forms, how noisy their gradients are, densities with and without poses.
 
-It knows the other commands by their words alone: it shows what a person at the terminal gets, and imports no problem.
+The demo runs the other commands as a person at the terminal would, and imports no problem.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ BUNDLED = Path(__file__).resolve().parents[2] / "data" / "particles" / "particle
 MODEL = Path(__file__).resolve().parents[1] / "demo_model.cif"
 
 SECONDS = 40
-"""Longest that one solve may take, so that the demo stays short on a slow machine."""
+"""The most that one solve may take, so that the demo stays short on a slow machine."""
 
 ENOUGH = 1e-4
-"""Relative L2 error with which a solve that ran out of time still counts as done; the table shows what it reached."""
+"""A solve that ran out of time still counts as done if its relative L2 error, which the table shows, is below this."""
 
 COLUMNS = {
     "part": "part",
@@ -58,7 +58,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Part:
-    """One command of the demo: its folder's name, what to call it, and the words after `sciml`, less `--out`."""
+    """One command of the demo.
+
+    Attributes:
+        name: of its folder.
+        title: what to call it.
+        words: the command after `sciml`, less `--out`.
+    """
 
     name: str
     title: str
@@ -66,7 +72,7 @@ class Part:
 
 
 def parts(options: Options) -> list[Part]:
-    """What the demo runs, in order."""
+    """The commands that the demo runs, in order."""
     common = ("--seed", str(options.seed), "--device", options.device)
     found = [
         Part(f"rod-{form}", f"rod, {form} form", ("rod", "solve", "--form", form, "--seconds", str(SECONDS), *common))
@@ -87,9 +93,11 @@ def parts(options: Options) -> list[Part]:
 
 
 def run(options: Options, main: Main) -> int:
-    """Run all parts, then write one report.
+    """Run all parts, then write one report. A part that is finished already is repeated only with `overwrite`.
 
-    A part that is finished already is not repeated; `overwrite` repeats all.
+    Args:
+        options: the options of the command.
+        main: serves the command of a part.
 
     Returns:
         0 when every part succeeded (or ran out of time with an error below `ENOUGH`), otherwise the exit code of the
@@ -127,7 +135,7 @@ def run(options: Options, main: Main) -> int:
 
 
 def _serve(part: Part, options: Options, main: Main) -> tuple[int, float]:
-    """Run one part in this process, so that torch is loaded once; its own output is not shown."""
+    """Run one part in this process, so that torch is imported once. What it prints is not shown."""
     folder = options.out / part.name
     earlier = distributed.led(lambda: _earlier(folder, options.overwrite))
     if earlier is not None:
@@ -145,7 +153,7 @@ def _serve(part: Part, options: Options, main: Main) -> tuple[int, float]:
 
 
 def _earlier(folder: Path, overwrite: bool) -> int | None:
-    """Exit code of a part that is finished already; one that is to be repeated is removed."""
+    """The exit code of a part that is finished already, else None. A part to be repeated is removed."""
     if not (folder / "experiment.json").exists():
         return None
     if overwrite:

@@ -1,5 +1,7 @@
-"""Running a quasi-Newton phase on the fixed set: iterate, watch for the end, and draw the set anew or enlarge it when
-the set is what limits the answer."""
+"""A quasi-Newton phase while it runs on the fixed set.
+
+It iterates, decides when it is over, and enlarges the set or draws it anew when the set limits the answer.
+"""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -20,11 +22,11 @@ from sciml.watching.generalization import Generalization
 from sciml.watching.noise import GradientNoise
 
 GROWTH_LIMIT = 64
-"""The fixed set of a stream is never made larger than so many times the declared one."""
+"""The fixed set of a stream never grows to more than this many times the declared one."""
 EXHAUSTED = 0.1
-"""||g||^2 / noise energy of the set below which the set says nothing more, if the loss beside it stalls too."""
+"""||g||^2 / noise energy below which the set has nothing more to teach, if the loss beside it stalls too."""
 RENEWED = 0.8
-"""Loss on fresh items, relative to that at the last renewal, above which renewing was no help and the set must grow."""
+"""Loss on fresh items, relative to that at the last renewal, above which renewing did not help: the set must grow."""
 
 
 @dataclass
@@ -304,7 +306,7 @@ class DeterministicRunner(Runner[DeterministicState]):
         return {"state": asdict(self.state), "watch": self.watch.state(), "method": self.method.numbers()}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
         self.state = DeterministicState(**numbers["state"])
         self.watch = Generalization(**numbers["watch"])
         self.method.restore(tensors, numbers["method"])

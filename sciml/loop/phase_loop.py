@@ -26,7 +26,7 @@ from sciml.solution import Result, Solution
 from sciml.watching.switching import SwitchRule, rule_for
 
 RETURNS = 1
-"""How often a finisher that stalled hands back to the stochastic phase before it, at a tenth of the step size."""
+"""How often a stalled quasi-Newton phase hands back to the stochastic phase before it, at a tenth of the step size."""
 
 LOOK = 10
 """Short advances between two looks at signals and clocks, where several processes must look together."""
@@ -43,7 +43,7 @@ class _State:
         switches: a record for each phase that ended.
         values: the latest answer of `Problem.evaluate`.
         evaluated_at: the interval of steps in which that was.
-        returns: how often a finisher handed back to the stochastic phase before it.
+        returns: how often a stalled quasi-Newton phase handed back to the stochastic phase before it.
     """
 
     index: int = 0
@@ -344,7 +344,7 @@ class PhaseLoop:
         )
 
     def solution(self) -> Solution:
-        """The answer."""
+        """The answer, once the solve has ended."""
         assert self.result is not None
         history, loss = self.records.history, self.runner.state.loss
         return Solution(

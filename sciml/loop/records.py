@@ -30,7 +30,7 @@ class Records:
         return self.before + clock - self.began
 
     def append(self, records: list[dict[str, Any]]) -> None:
-        """Add records."""
+        """Add records to the history and to the stage's metrics."""
         self.history.extend(records)
         if self.stage is not None:
             self.stage.append_metrics(records)

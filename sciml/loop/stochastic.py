@@ -1,4 +1,4 @@
-"""Running a stochastic phase: draw micro-batches, measure the gradient noise, step, watch for the switch."""
+"""A stochastic phase while it runs: it draws micro-batches, measures the gradient noise, steps, and asks the switch."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -21,11 +21,11 @@ from sciml.watching.noise import GradientNoise, NoiseEstimate
 from sciml.watching.switching import Decision, SwitchRule, first_batch
 
 BLOCK = 10
-"""Steps between two looks at the numbers: one transfer from the device each."""
+"""Steps between two looks at the numbers. Each look is one transfer from the device."""
 WATCH = 20
-"""Steps from one noise measurement to the next: on small batches it costs as much as two or three steps."""
+"""Steps from one noise measurement to the next. On small batches a measurement costs as much as two or three steps."""
 WATCHED = 20
-"""First steps, all of which measure the noise, so that the first window is complete early."""
+"""The first steps all measure the noise, so that the first window is complete early. This many do."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class StochasticRunner(Runner[StochasticState]):
         super().__init__(StochasticState(batch=batch))
         self.setting, self.phase, self.index, self.switch = setting, phase, index, switch
         self.rule = phase.rule(setting.problem, setting.model, setting.flat.vector)
-        self.kept = phase.keep.start(setting.flat.vector) if phase.keep else None
+        self.tracker = phase.keep.start(setting.flat.vector) if phase.keep else None
         self.window = GradientNoise()
         self.safe = setting.flat.vector.clone()
         if phase.keep and phase.keep.whole_set and not (fixed.finite and batch == fixed.size):
@@ -100,8 +100,10 @@ class StochasticRunner(Runner[StochasticState]):
         return self.batch / self.setting.fixed.size
 
     def _draw(self, parts: int) -> list[Any]:
-        """The step's batch as independent micro-batches of a stream, or as disjoint parts of one draw without
-        replacement; whole for `parts` = 1, which spares a stream of Sobol points most of the cost of its draw."""
+        """The step's batch in micro-batches: independent ones of a stream, disjoint parts of one draw of a finite set.
+
+        With `parts` = 1 the batch is drawn whole, which is much cheaper for a stream of Sobol points.
+        """
         problem, seed, spacing = self.setting.problem, self.setting.seed, self.phase.micro_batches
         like, step = self.setting.flat.vector, self.state.step
         if self.setting.fixed.finite:
@@ -114,15 +116,18 @@ class StochasticRunner(Runner[StochasticState]):
         return draws
 
     def _evaluate(self, batch: Any, parts: int) -> Evaluation:
-        """Loss and gradient of a batch, a part after the other."""
+        """Loss and gradient of a batch, computed one part after the other."""
         if parts == 1:
             return self.setting.evaluate(batch)
         cut = pieces(batch, parts)
         return accumulate([self.setting.evaluate(piece) for piece in cut], [count(piece) for piece in cut])
 
     def _gradient(self, watched: bool) -> Evaluation:
-        """The raw gradient of a step, from which the problem has learned; with `watched`, the noise is measured on the
-        way, in the metric that stood before the batch was drawn."""
+        """The raw gradient of a step. The problem learns from it.
+
+        Args:
+            watched: whether to measure the noise, in the metric that was fixed before the batch was drawn.
+        """
         problem, model = self.setting.problem, self.setting.model
         micro = self._draw(self.phase.micro_batches if watched else 1)
         items = [count(part) for part in micro]
@@ -145,7 +150,7 @@ class StochasticRunner(Runner[StochasticState]):
         return gradient
 
     def advance(self) -> Ending | None:
-        """Up to one block of steps, then one look at the numbers; the ending if the phase is over."""
+        """Take up to one block of steps and look at the numbers; how the phase ended, or None if it goes on."""
         steps = min(BLOCK - self.state.step % BLOCK, self.phase.steps - self.state.step)
         limit = self.switch.limit(self.state.step) if self.switch else None
         if limit is not None:
@@ -154,8 +159,8 @@ class StochasticRunner(Runner[StochasticState]):
         for _ in range(steps):
             watched = not self.sees_all and (self.state.step < WATCHED or self.state.step % WATCH == 0)
             evaluation = self._gradient(watched)
-            if self.kept:
-                self.kept.observe(self.setting.flat.vector, evaluation.loss)
+            if self.tracker:
+                self.tracker.observe(self.setting.flat.vector, evaluation.loss)
             lr = value(self.phase.lr, self.state.step)
             self.rule.apply(self.setting.flat.vector, self._transformed(evaluation.gradient), lr)
             taken.append(_Step(self.state.step, self.state.items, evaluation.loss, evaluation.terms))
@@ -166,14 +171,14 @@ class StochasticRunner(Runner[StochasticState]):
         return self._ending()
 
     def finish(self) -> None:
-        """The phase is over: leave the iterate that was to be kept, and its loss on the set (counted)."""
-        if self.kept and self.state.step and math.isfinite(self.state.loss):
-            self.setting.flat.vector.copy_(self.kept.tensors()["vector"])
+        """Leave the iterate that the phase keeps, and compute its loss on the set, which counts as work."""
+        if self.tracker and self.state.step and math.isfinite(self.state.loss):
+            self.setting.flat.vector.copy_(self.tracker.tensors()["vector"])
             self.state.loss = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.batch)
             self.state.items += self.setting.fixed.size
 
     def _note(self, taken: list[_Step]) -> bool:
-        """Bring a block's losses to the host, record them, tell the switch; False if one is not finite."""
+        """Bring a block's losses to the host, record them, show them to the switch. False if one is not finite."""
         names = list(taken[0].terms)
         table = torch.stack([torch.stack([t.loss, *(t.terms[n] for n in names)]).double() for t in taken]).tolist()
         for (step, items, *_), (loss, *terms) in zip(taken, table, strict=True):
@@ -228,7 +233,7 @@ class StochasticRunner(Runner[StochasticState]):
 
     def tensors(self) -> dict[str, Tensor]:
         """State tensors for a checkpoint."""
-        kept = {f"kept.{name}": tensor for name, tensor in self.kept.tensors().items()} if self.kept else {}
+        kept = {f"kept.{name}": tensor for name, tensor in self.tracker.tensors().items()} if self.tracker else {}
         return {**self.rule.tensors(), **kept, "safe": self.safe}
 
     def numbers(self) -> dict[str, Any]:
@@ -241,12 +246,12 @@ class StochasticRunner(Runner[StochasticState]):
         }
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
         self.rule.restore(tensors, numbers["rule"])
         self.safe.copy_(tensors["safe"])
-        if self.kept:
+        if self.tracker:
             prefix = "kept."
-            self.kept.restore({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+            self.tracker.restore({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
         self.state = StochasticState(**numbers["state"])
         self.window.restore(numbers["noise"])
         if self.switch and numbers["switch"] is not None:

@@ -38,7 +38,8 @@ class Domain(ABC):
     """A bounded, closed set of points.
 
     Attributes:
-        lower, upper: corners of a box that holds it.
+        lower: the lower corner of a box that holds it.
+        upper: the upper corner of that box.
     """
 
     lower: tuple[float, ...]
@@ -46,7 +47,7 @@ class Domain(ABC):
 
     @property
     def dim(self) -> int:
-        """Number of coordinates."""
+        """The number of coordinates."""
         return len(self.lower)
 
     def _set_corners(self, lower: Iterable[float], upper: Iterable[float]) -> None:
@@ -151,7 +152,7 @@ class _Pair(Domain):
 
 
 class Union(_Pair):
-    """a | b."""
+    """The union a | b."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,7 +169,7 @@ class Union(_Pair):
 
 
 class Intersection(_Pair):
-    """a & b."""
+    """The intersection a & b."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,7 +191,7 @@ class Intersection(_Pair):
 
 
 class Difference(_Pair):
-    """a - b."""
+    """The difference a - b: what of a is outside b."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -242,7 +243,7 @@ class SpaceTime(Domain):
         return a + b - hypotenuse(a, b)
 
     def bubble(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
-        """That of space."""
+        """The bubble of space, at all times."""
         return self.space.bubble(x[..., :-1])
 
     def at(
@@ -263,7 +264,7 @@ class SpaceTime(Domain):
 def interleave(
     domains: Sequence[Domain], size: int, generator: torch.Generator, method: str = "auto"
 ) -> Float[Tensor, "points dim"]:
-    """Points of several domains in turn, every run of them with each domain's share: a denser look at a part.
+    """Points of several domains in turn, so that any run of them holds as many of each: for more points in a part.
 
     `interleave((plate, plate & around_the_hole), 400, generator)`; other arguments as for `Domain.sample`.
 

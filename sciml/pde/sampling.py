@@ -1,4 +1,4 @@
-"""Random points in the unit cube. Every call is an independent draw: a pure function of the generator's state."""
+"""Random points in the unit cube. Every call is an independent draw, a pure function of the generator's state."""
 
 import torch
 from jaxtyping import Float
@@ -68,7 +68,7 @@ def residual_adaptive(
     generator: torch.Generator,
     uniform_fraction: float = 0.5,
 ) -> Float[Tensor, "points dim"]:
-    """Chooses `size` of the candidates where the residual is large, without losing sight of the rest.
+    """Choose `size` of the candidates where the residual is large, without losing sight of the rest.
 
     Candidate i is drawn with probability proportional to (1 - f) density_i / mean(density) + f, without replacement
     and in random order. With uniform candidates the fraction f of the points is expected to be uniform. This is RAD of

@@ -43,10 +43,10 @@ __all__ = ["optimisation_figure", "render"]
 def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     """Write the page.
 
-    What a run lacks (it was killed early, it has no figures) is left out.
+    What a run lacks is left out: figures, or all that comes late in a run that was killed early.
 
     Args:
-        run_dirs: run directories in the order of the page. A folder that holds run directories stands for them, too.
+        run_dirs: run directories in the order of the page. A folder of run directories stands for all of them.
         out: the page; its folder is made if missing.
 
     Returns:
@@ -87,7 +87,7 @@ def _expand(directory: Path) -> list[Path]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """What a person calls each run: the words of its command before the flags, or else its folder."""
+    """A name for each run: its command up to the first flag, or else its folder."""
     names = []
     for run in runs:
         words = []
