@@ -92,7 +92,7 @@ class PhaseLoop:
         self.records = Records(stage)
         self.snapshots = None if stage is None else Snapshots(stage)
         self.unlooked, self.looked_at = 0, 0.0  # advances since the last look at signals and clocks; items spent then
-        self.stalled: Tensor | None = None  # parameters of the finisher that handed back
+        self.stalled: Tensor | None = None  # parameters of the quasi-Newton phase that handed back
         self.runner = self._make_runner()
 
     def _make_runner(self) -> Runner:
@@ -224,8 +224,8 @@ class PhaseLoop:
         self._save()
 
     def _may_return(self, result: Result) -> bool:
-        """Whether a phase that ended with this result may hand back to the stochastic phase before it: a finisher that
-        stalled on a stream."""
+        """Whether a phase that ended with this result may hand back to the stochastic phase before it. A
+        quasi-Newton phase that stalled on a stream may."""
         return (
             self.state.returns < RETURNS
             and result is Result.LINE_SEARCH_FAILED
@@ -235,7 +235,8 @@ class PhaseLoop:
         )
 
     def _keep_better(self) -> None:
-        """After a return: of the parameters now and those at which the finisher had stalled, keep the better ones."""
+        """After a return, keep the better parameters: the present ones, or those at which the quasi-Newton phase
+        stalled."""
         if self.stalled is None:
             return
         setting, now = self.setting, self.setting.flat.vector.clone()

@@ -1,4 +1,4 @@
-"""Self-scaled Broyden updates of a dense inverse Hessian: the finisher for models of up to about 10,000 parameters.
+"""Self-scaled Broyden updates of a dense inverse Hessian, for models of up to about 10,000 parameters.
 
 With b = s'Bs / y's, h = y'Hy / y's and v = sqrt(y'Hy) (s / y's - Hy / y'Hy):
 
@@ -9,7 +9,7 @@ costs nothing, since s = a p and p = -H g give s'Bs = -a^2 p'g. Hy is a product 
 are short that difference cancels.
 
 H = c M: the factor 1 / tau goes into the number c, so that an iteration touches M only through two symmetric products
-and one symmetric rank-two update. On a CPU these are BLAS calls that read and write one triangle: two n^2 words of
+and one symmetric rank-two update. On a CPU these are BLAS calls that read and write one triangle: two n^2 numbers of
 traffic an iteration, half of what the general ones move.
 """
 

@@ -113,7 +113,7 @@ def _overview(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _run(run: Run) -> str:
-    """Everything about one run, the answer first."""
+    """All about one run, the answer first."""
     stages = {path.name: read_metrics(path / "metrics.jsonl") for path in run.stage_paths()}
     summary = run.summary
     parts = [_headline(summary), _findings(summary), _switch_sentences(summary, stages), _figures(run)]
@@ -141,7 +141,7 @@ def _findings(summary: dict[str, Any]) -> str:
 
 
 def _switch_sentences(summary: dict[str, Any], stages: dict[str, list[dict[str, Any]]]) -> str:
-    """In plain words, when each phase ended and why."""
+    """Sentences that tell when each phase ended and why."""
     found = [(name, record) for name, records in stages.items() for record in _of_kind(records, "switch")]
     if not found:
         found = [("", record) for record in summary.get("switch") or [] if isinstance(record, dict)]
@@ -263,5 +263,5 @@ def _label(key: str) -> str:
 
 
 def _state(value: Any) -> str:
-    """Names of results as words."""
+    """A value as the page shows it. Names of results lose their capitals."""
     return value.replace("_", " ").lower() if isinstance(value, str) and value.isupper() else short(value)

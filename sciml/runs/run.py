@@ -201,7 +201,7 @@ def _created(stage: Path) -> float:
 
 
 def _differences(old: Any, new: Mapping[str, Any]) -> str:
-    """In words, what distinguishes two experiments; empty when they are the same."""
+    """A sentence that tells two experiments apart; empty when they are the same."""
     if not isinstance(old, dict):
         return "its experiment.json is not an object"
     before, after = _options(old), _options(new)
@@ -221,7 +221,7 @@ def _options(experiment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(experiment: Mapping[str, Any]) -> list[str]:
-    """The words that name the command: those before the first flag, less those that options repeat (positional ones).
+    """The command up to its first flag, without positional options.
 
     Flags are compared through the options, where their order and spelling no longer matter.
     """
