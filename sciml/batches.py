@@ -93,7 +93,7 @@ def pieces(batch: Any, parts: int) -> list[Any]:
     return [cut(low, high) for low, high in pairwise(edges) if high > low]
 
 
-def share(batch: Any, index: int, parts: int) -> tuple[Any, float] | None:
+def weighted_part(batch: Any, index: int, parts: int) -> tuple[Any, float] | None:
     """One of several parts of a batch, and the share of the items in it.
 
     The mean over all items is the mean over the parts weighted by their shares. None where this does not work: where

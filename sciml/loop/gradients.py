@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sciml import distributed
-from sciml.batches import count, share
+from sciml.batches import count, weighted_part
 from sciml.errors import InputError
 from sciml.parameters import FlatParameters
 from sciml.problem import Evaluation, Problem, Statistics
@@ -96,7 +96,7 @@ def _part(problem: Problem, batch: Any, unknowns: int) -> tuple[Any, float] | No
         return None
     if problem.divides is None and count(batch) * unknowns < WORTH_SHARING:
         return None
-    return share(batch, distributed.rank(), distributed.size())
+    return weighted_part(batch, distributed.rank(), distributed.size())
 
 
 def _evaluate(problem: Problem, model: torch.nn.Module, flat: FlatParameters, batch: Any) -> Evaluation:
