@@ -29,6 +29,7 @@ PHASE = 0.15
 """Turn of the phase (radian) at the resolution reached from which defocus is refined."""
 _LEAST = 10.0  # Angstrom: where the file is right, the prior need not shrink further
 
+
 @dataclass(frozen=True)
 class Focus:
     """What the defoci of a set are refined from.
@@ -76,9 +77,7 @@ class Focus:
         return focused.offset, focused.deviation
 
 
-def prior_spread(
-    poses: Poses, halves: Int[np.ndarray, " n"], before: Float[np.ndarray, "2"]
-) -> Float[np.ndarray, "2"]:
+def prior_spread(poses: Poses, halves: Int[np.ndarray, " n"], before: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
     """Deviation of the prior of the defocus in each half set, Angstrom, by what the images say of it; as before where
     no image says anything."""
     spread = before.copy()

@@ -196,4 +196,3 @@ class HalfMaps(torch.nn.Module):
     def steps(self) -> int:
         """How many steps have been learned from."""
         return int(self.numbers[1])
-

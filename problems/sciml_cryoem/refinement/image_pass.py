@@ -215,9 +215,7 @@ class ImagePass:
         before = polish(reference, observed.take(old), poses.rotations[old], poses.offsets[old], device=self.device)
         of_old = fresh.take(old)
         better = (of_old.misfit < before.misfit - 1.0) & (poses.weights[old] > 0.5)
-        jumped[old] = better & (
-            symmetric_distance(of_old.rotations, before.rotations, self.images.group) > JUMP_DEG
-        )
+        jumped[old] = better & (symmetric_distance(of_old.rotations, before.rotations, self.images.group) > JUMP_DEG)
         return fresh.replaced(old, before.or_better(of_old)), jumped
 
     def _conclude(self, half: int, rows: np.ndarray, found: tuple, poses: Poses, residuals: Residuals) -> None:
@@ -269,5 +267,3 @@ def _slices(spectrum: np.ndarray, rotations: np.ndarray, disc: Disc) -> Complex[
     out = np.empty((len(axes), len(disc)), np.complex64)
     kernels.gather(spectrum, axes, disc.kx, disc.ky, out)
     return out
-
-
