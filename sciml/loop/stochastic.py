@@ -18,7 +18,8 @@ from sciml.problem import Evaluation, Problem
 from sciml.schedules import value
 from sciml.seeds import generator
 from sciml.watching.noise import GradientNoise
-from sciml.watching.switching import AutoSwitch, Decision, SwitchRule, grown_batch
+from sciml.watching.switching import Decision, SwitchRule
+from sciml.watching.worth import worth
 
 BLOCK = 10
 """Steps between two looks at the numbers: one transfer from the device each."""
@@ -71,6 +72,8 @@ class StochasticRunner:
     def __init__(self, setting: Setting, phase: Stochastic, index: int, switch: SwitchRule | None) -> None:
         self.setting, self.phase, self.index, self.switch = setting, phase, index, switch
         self.rule = phase.rule(setting.problem, setting.model, setting.flat.vector)
+        if switch:
+            switch.averaging = self.rule.averaging
         self.kept = phase.keep.start(setting.flat.vector) if phase.keep else None
         self.noise = GradientNoise()
         self.step, self.items = 0, 0
@@ -200,6 +203,7 @@ class StochasticRunner:
     def _record_noise(self) -> None:
         estimate = self.noise.estimate()
         assert estimate is not None
+        value = worth(estimate, 1 / self.cost, self.rule.averaging)
         self._record(
             "noise",
             self.items,
@@ -211,6 +215,9 @@ class StochasticRunner:
             signal=estimate.signal,
             noise=estimate.noise,
             batch=estimate.batch,
+            worth=value.value,
+            worth_low=value.low,
+            worth_high=value.high,
         )
 
     def _ending(self) -> Ending | None:
@@ -222,9 +229,8 @@ class StochasticRunner:
             return Ending(result, f"its limit of {self.phase.steps} steps", {})
         if decision is not None:
             return Ending("MAX_STEPS", decision.reason, decision.details)
-        looked = isinstance(self.switch, AutoSwitch) and self.switch.looked
-        if looked and self.phase.batch is None:
-            self.batch = grown_batch(self.batch, self.setting.fixed.size, estimate, self.rule.averaging)
+        if self.switch and self.phase.batch is None:
+            self.batch = self.switch.next_batch(self.batch, self.setting.fixed.size, estimate)
         return None
 
     def tensors(self) -> dict[str, Tensor]:
