@@ -32,13 +32,15 @@ class Decision:
 
 class SwitchRule(ABC):
     """Watches a stochastic phase. `observe` sees every step; `decide` is asked between blocks of steps, then
-    `next_batch` if the phase goes on and may choose its batch.
+    `next_batch` if the phase goes on and `solve` may choose its batch.
 
     Attributes:
+        ends_the_last: whether the rule also ends a stochastic phase that no other follows; the solve has then converged.
         averaging: how many times the SNR of the update rule's direction is that of one gradient
             (`FirstOrder.averaging`); whoever runs the phase sets it.
     """
 
+    ends_the_last = False
     averaging: float = 1.0
 
     def limit(self, step: int) -> int | None:
@@ -53,8 +55,15 @@ class SwitchRule(ABC):
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
         """Whether to switch now."""
 
-    def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None) -> int:
-        """Items of the next steps' batches."""
+    def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float) -> int:
+        """Items of the following steps, asked after `decide` where `solve` may choose them; by default as they are.
+
+        Args:
+            batch: items of the steps so far.
+            fixed_set: items of the fixed set.
+            noise: of the batch's gradient.
+            averaging: how many times the SNR of the direction is that of the gradient.
+        """
         return batch
 
     @abstractmethod
@@ -90,9 +99,9 @@ class _Watchful(SwitchRule):
         self.spent += cost
         self.gain = 1 / cost
 
-    def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None) -> int:
-        """After a look, a batch that suits the noise."""
-        return grown_batch(batch, fixed_set, noise, self.averaging) if self.looked else batch
+    def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float) -> int:
+        """`grown_batch`, after a look."""
+        return grown_batch(batch, fixed_set, noise, averaging) if self.looked else batch
 
     def _look(self, at_once: bool) -> bool:
         """Whether to look now, because it is time or at once; sets the time of the next look."""
