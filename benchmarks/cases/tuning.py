@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from cases.switch import FINITE, Case, CoarsePoisson, Linear, Weights, _Coarse
+from sciml_pdes.equations.convection import Convection
 from sciml_pdes.equations.heat import Heat
 from sciml_rod import CASES as BARS
 from sciml_rod import StrongForm
@@ -19,6 +20,12 @@ from sciml.seeds import generator
 
 class CoarseHeat(_Coarse, Heat):
     """The heat equation."""
+
+    points = 1000
+
+
+class CoarseConvection(_Coarse, Convection):
+    """Convection, where a network first finds the trivial solution."""
 
     points = 1000
 
@@ -92,6 +99,10 @@ TUNING = (
         1e-5, 400, FINITE,
     ),
     Case(
+        "least squares 1e3, 24576 items", lambda s: Linear(s, 24576, 1e3), lambda _: Weights(40), _LINEAR, "excess",
+        1e-5, 400, FINITE,
+    ),
+    Case(
         "least squares 1e2, 4096 items", lambda s: Linear(s, 4096, 1e2), lambda _: Weights(40), _LINEAR, "excess",
         1e-6, 400, FINITE,
     ),
@@ -101,5 +112,6 @@ TUNING = (
     ),
     Case("rings", Rings, lambda s: MLP(2, 1, (20, 20), seed=s).double(), (Adam(lr=3e-3), SelfScaled()), "error", 0.16, 600),
     Case("heat", lambda _: CoarseHeat(), CoarseHeat().model, _SMALL, "relative_l2", 1e-4, 1500),
+    Case("convection", lambda _: CoarseConvection(), CoarseConvection().model, _SMALL, "relative_l2", 1e-2, 2000),
     Case("rod oscillatory", lambda _: _ROD, lambda s: _BAR.network(_ROD, s), _SMALL, "relative_l2", 1e-3, 2000),
 )  # fmt: skip

@@ -120,8 +120,8 @@ class _Watchful(SwitchRule):
 
 
 class AutoSwitch(_Watchful):
-    """Hand over once a gradient's worth of stochastic steps is surely worth less than `enough` full-batch steps, but
-    not before `least` gradients of the fixed set are spent, and at the latest when `most` are.
+    """Hand over once a gradient's worth of stochastic steps is worth less than `enough` full-batch steps, but not
+    before `least` gradients of the fixed set are spent, and at the latest when `most` are.
 
     What is compared is E (`worth`) with a constant, because a quasi-Newton step, too, costs a gradient or a little
     more, and is worth some tens of first-order steps whatever the problem. E falls below it for two reasons, and they
@@ -133,23 +133,26 @@ class AutoSwitch(_Watchful):
       direction is mostly signal, and falls as noise drowns it. A batch that grows with the noise (`grown_batch`) lowers
       N / B and so E's ceiling.
 
-    Surely: it is the upper end of the 95 % interval that must lie below `enough`. A wide interval, as of few unknowns,
-    leaves it undecided; waiting up to `most` is then a small part of what a finisher costs, whereas Adam without limit
-    is not. `least` lets a network leave its start, whose few first steps are the cheapest of all.
+    The point estimate decides, at looks that are a factor of `growth` in cost apart and with a full window of
+    measurements: to be early and to be late cost about alike, so even odds are enough; the sentence says whether the
+    whole 95 % interval of E lies below `enough` or only its middle. Without a full window nothing but the ceiling N / B
+    is known, and it decides if it is low enough. Where E stays large, or cannot be told (few unknowns make wide
+    intervals), `most` ends the wait: a small part of what a finisher costs, whereas Adam without limit is not. `least`
+    lets a network leave its start, whose few first steps are the cheapest of all.
 
     Args:
         enough: A, full-batch steps.
         least: gradients of the fixed set spent before any hand-over.
-        most: gradients of the fixed set spent at the latest.
+        most: gradients of the fixed set spent at the latest; infinite for no limit.
         first: cost of the first look.
         growth: from one look's cost to the next.
     """
 
     def __init__(
         self,
-        enough: float = 20.0,
+        enough: float = 30.0,
         least: float = 8.0,
-        most: float = 24.0,
+        most: float = 16.0,
         first: float = 4.0,
         growth: float = math.sqrt(2.0),
     ) -> None:
@@ -164,13 +167,15 @@ class AutoSwitch(_Watchful):
             return None
         now = self.worth(noise)
         if now.high < self.enough:
-            why = f"less than the {self.enough:g} that are taken to make up for the finisher's own"
+            verdict = f"surely fewer than the {self.enough:g} that a step of the finisher is taken to be worth"
+        elif now.value is not None and now.value < self.enough:
+            verdict = f"probably fewer than the {self.enough:g} that a step of the finisher is taken to be worth"
         elif over:
-            why = f"not surely less than {self.enough:g}, but the limit of {self.most:g} gradients is reached"
+            verdict = f"not fewer than {self.enough:g} for all that is known, but {self.most:g} gradients are the limit"
         else:
             return None
-        spent = f"{self.spent:.3g} gradients of the fixed set were spent on {self.steps} steps"
-        return Decision(f"{spent}; {now}: {why}", self.numbers(now))
+        spent = f"{self.spent:.3g} gradients of the fixed set are spent, on {self.steps} steps"
+        return Decision(f"{spent}; {now}: {verdict}", self.numbers(now))
 
     def worth(self, noise: NoiseEstimate | None) -> Worth:
         """Of the next gradient of the fixed set, at the present batch. A window that is not full yet counts as nothing

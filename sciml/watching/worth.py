@@ -39,12 +39,13 @@ class Worth:
         )
 
     def numbers(self) -> dict[str, float | None]:
-        """For the record of a decision."""
+        """For the record of a decision; no SNR where there is no noise."""
+        clean = self.snr is not None and math.isinf(self.snr)
         return {
             "worth": self.value,
             "worth_low": self.low,
             "worth_high": self.high,
-            "direction_snr": self.direction_snr,
+            "direction_snr": None if clean else self.direction_snr,
             "steps_per_gradient": self.steps,
         }
 
