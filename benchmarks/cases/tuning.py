@@ -6,13 +6,13 @@ Two are of the judged kinds (logistic regression, Poisson's equation), but with 
 from collections.abc import Mapping
 
 import torch
-from cases.switch import FINITE, Case, CoarsePoisson, Linear, Weights, _Coarse
 from sciml_pdes.equations.convection import Convection
 from sciml_pdes.equations.heat import Heat
 from sciml_rod import CASES as BARS
 from sciml_rod import StrongForm
 from torch import Tensor, nn
 
+from cases.switch import FINITE, Case, CoarsePoisson, Linear, Weights, _Coarse
 from sciml import LBFGS, Adam, Problem, SelfScaled
 from sciml.pde import MLP
 from sciml.seeds import generator
@@ -110,7 +110,10 @@ TUNING = (
         "least squares 1e4, 8192 items", lambda s: Linear(s, 8192, 1e4), lambda _: Weights(40), _LINEAR, "excess",
         1e-3, 400, FINITE,
     ),
-    Case("rings", Rings, lambda s: MLP(2, 1, (20, 20), seed=s).double(), (Adam(lr=3e-3), SelfScaled()), "error", 0.16, 600),
+    Case(
+        "rings", Rings, lambda s: MLP(2, 1, (20, 20), seed=s).double(), (Adam(lr=3e-3), SelfScaled()), "error", 0.16,
+        600,
+    ),
     Case("heat", lambda _: CoarseHeat(), CoarseHeat().model, _SMALL, "relative_l2", 1e-4, 1500),
     Case("convection", lambda _: CoarseConvection(), CoarseConvection().model, _SMALL, "relative_l2", 1e-2, 2000),
     Case("rod oscillatory", lambda _: _ROD, lambda s: _BAR.network(_ROD, s), _SMALL, "relative_l2", 1e-3, 2000),

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from cases.switch import FINITE, Case, Weights, _bumps
 from sciml_cryoem.imaging import ctf, kernels, orientations
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.initial_model.marginal import Marginal, MarginalDensity
@@ -15,6 +14,7 @@ from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
 from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
 from torch import Tensor, nn
 
+from cases.switch import FINITE, Case, Weights, _bumps
 from sciml import LBFGS, SGD, Adam, Problem, SelfScaled
 from sciml.pde import MLP, Box, gradient
 from sciml.seeds import generator
@@ -29,6 +29,7 @@ class Table(Problem[nn.Module, Rows]):
     they are many.
     """
 
+    size: int
     rows: Tensor
     values: Tensor
 
@@ -44,15 +45,6 @@ class Table(Problem[nn.Module, Rows]):
         return self.rows[chosen], self.values[chosen]
 
 
-def _newton(loss: object, start: Tensor, steps: int = 12) -> Tensor:
-    """The minimiser of a smooth convex loss of a flat vector."""
-    theta = start
-    for _ in range(steps):
-        slope, hessian = torch.func.grad(loss)(theta), torch.func.hessian(loss)(theta)  # type: ignore[arg-type]
-        theta = theta - torch.linalg.lstsq(hessian, slope[:, None]).solution[:, 0]
-    return theta
-
-
 class Counts(Table):
     """Poisson regression: 100,000 counts whose logarithm of the mean is linear in 30 correlated variables."""
 
@@ -65,7 +57,16 @@ class Counts(Table):
         self.rows = torch.randn(self.size, 30, generator=draw, dtype=torch.float64) * spread @ basis.T
         truth = basis @ (torch.randn(30, generator=draw, dtype=torch.float64) / spread) * 0.15
         self.values = torch.poisson(torch.exp(self.rows @ truth), generator=draw)
-        self.lowest = float(self._mean(_newton(self._mean, torch.zeros(30, dtype=torch.float64))))
+        self.lowest = float(self._mean(self._minimum()))
+
+    def _minimum(self) -> Tensor:
+        """The minimiser, by Newton's method."""
+        theta = torch.zeros(30, dtype=torch.float64)
+        for _ in range(20):
+            mean = torch.exp(self.rows @ theta)
+            slope = self.rows.T @ (mean - self.values)
+            theta = theta - torch.linalg.solve((self.rows * mean[:, None]).T @ self.rows, slope)
+        return theta
 
     def _mean(self, theta: Tensor) -> Tensor:
         return self._of(theta, (self.rows, self.values))
@@ -97,7 +98,22 @@ class Classes(Table):
         truth = torch.randn(20, 8, generator=draw, dtype=torch.float64) / scale[:, None] * 0.5
         odds = torch.softmax(self.rows @ truth, 1)
         self.values = torch.multinomial(odds, 1, generator=draw)[:, 0]
-        self.lowest = float(self._mean(_newton(self._mean, torch.zeros(160, dtype=torch.float64), 8)))
+        self.lowest = float(self._mean(self._minimum()))
+
+    def _minimum(self) -> Tensor:
+        """The minimiser, by Newton's method."""
+        theta = torch.zeros(160, dtype=torch.float64)
+        shown = nn.functional.one_hot(self.values, 8).double()
+        for _ in range(12):
+            odds = torch.softmax(self.rows @ theta.reshape(20, 8), 1)
+            slope = (self.rows.T @ (odds - shown) / self.size).reshape(-1) + 2e-4 * theta
+            product = (self.rows[:, :, None] * odds[:, None, :]).reshape(self.size, 160)
+            hessian = torch.zeros(20, 8, 20, 8, dtype=torch.float64)
+            for k in range(8):
+                hessian[:, k, :, k] = self.rows.T @ (self.rows * odds[:, k : k + 1])
+            hessian = (hessian.reshape(160, 160) - product.T @ product) / self.size
+            theta = theta - torch.linalg.solve(hessian + 2e-4 * torch.eye(160, dtype=torch.float64), slope)
+        return theta
 
     def _mean(self, theta: Tensor) -> Tensor:
         return self._of(theta, (self.rows, self.values))
@@ -219,11 +235,11 @@ class Front(Problem[nn.Module, Tensor]):
 
 BOX = 32
 PLAN = replace(Plan.fit(BOX), start=5.0, stop=5.0, shift_range=1.0, shift_step=1.0)
-IMAGES, UNSEEN = 1024, 100
+IMAGES, UNSEEN = 512, 100
 
 
 class Particles(Marginal):
-    """A density of twelve blobs from 1024 images without poses, at a resolution of five Fourier pixels."""
+    """A density of twelve blobs from 512 images without poses, at a resolution of five Fourier pixels."""
 
     def __init__(self, seed: int) -> None:
         images = _images(seed)
@@ -271,7 +287,7 @@ def _images(seed: int) -> ImageSpectra:
 UNSEEN_CASES = (
     Case(
         "density without poses", Particles, lambda s: Particles(s).model(s), (SGD(lr=0.5), LBFGS(history=5)), "missing",
-        0.5, 100, (0, 10, 20, 40, 60, 80, 120, 160),
+        0.33, 60, (0, 8, 16, 24, 32, 48, 64, 96),
     ),
     Case(
         "counts, 1e5 items", Counts, lambda _: Weights(30), (Adam(lr=0.1), LBFGS()), "excess", 1e-6, 200,

@@ -35,7 +35,8 @@ class SwitchRule(ABC):
     `next_batch` if the phase goes on and `solve` may choose its batch.
 
     Attributes:
-        ends_the_last: whether the rule also ends a stochastic phase that no other follows; the solve has then converged.
+        ends_the_last: whether the rule also ends a stochastic phase that no other follows; the solve has then
+            converged.
         averaging: how many times the SNR of the update rule's direction is that of one gradient
             (`FirstOrder.averaging`); whoever runs the phase sets it.
     """

@@ -34,7 +34,7 @@ class Worth:
         if math.isinf(self.snr):
             return f"{bought} without noise, worth E = {self.value:.3g} full-batch steps"
         return (
-            f"{bought} along a direction with an SNR of {self.direction_snr:.3g} (a single gradient has {self.snr:.3g}), "
+            f"{bought} along a direction with an SNR of {self.direction_snr:.3g} (a single gradient: {self.snr:.3g}), "
             f"together worth E = {self.value:.3g} full-batch steps (95 % interval {self.low:.3g} to {self.high:.3g})"
         )
 
