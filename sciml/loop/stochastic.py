@@ -19,6 +19,7 @@ from sciml.seeds import generator
 from sciml.solution import Result
 from sciml.watching.noise import GradientNoise, NoiseEstimate
 from sciml.watching.switching import Decision, SwitchRule, first_batch
+from sciml.watching.worth import worth
 
 BLOCK = 10
 """Steps between two looks at the numbers. Each look is one transfer from the device."""
@@ -69,6 +70,8 @@ class StochasticRunner(Runner[StochasticState]):
         super().__init__(StochasticState(batch=batch))
         self.setting, self.phase, self.index, self.switch = setting, phase, index, switch
         self.rule = phase.rule(setting.problem, setting.model, setting.flat.vector)
+        if switch:
+            switch.averaging = self.rule.averaging
         self.tracker = phase.keep.start(setting.flat.vector) if phase.keep else None
         self.window = GradientNoise(phase.window)
         self.safe = setting.flat.vector.clone()
@@ -204,6 +207,7 @@ class StochasticRunner(Runner[StochasticState]):
     def _record_noise(self) -> None:
         estimate = self.window.estimate()
         assert estimate is not None
+        value = worth(estimate, 1 / self.cost, self.rule.averaging)
         self.record(
             "noise",
             self.state.step,
@@ -215,6 +219,9 @@ class StochasticRunner(Runner[StochasticState]):
             signal=estimate.signal,
             noise=estimate.noise,
             batch=estimate.batch,
+            worth=value.value,
+            worth_low=value.low,
+            worth_high=value.high,
         )
 
     def _ending(self) -> Ending | None:

@@ -144,7 +144,7 @@ def _move_axis_part(array: Any, axis: int, size: int) -> Any:
 
 
 def resize_half(table: Any, size: int) -> Any:
-    """A half spectrum in FFT order, (m, m, m // 2 + 1), on another side: zeros beyond the smaller one, nothing scaled."""
+    """A half spectrum in FFT order, (m, m, m // 2 + 1), on another side: zeros beyond the smaller one, not scaled."""
     columns = size // 2 + 1
     kept = np.zeros((*table.shape[:2], columns), table.dtype)
     kept[..., : min(columns, table.shape[2])] = table[..., :columns]

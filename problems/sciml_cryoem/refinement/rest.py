@@ -5,6 +5,7 @@ from typing import Any
 
 from sciml.watching.noise import NoiseEstimate
 from sciml.watching.switching import Decision, SwitchRule
+from sciml.watching.worth import worth
 from sciml_cryoem.refinement.half_maps import HalfMaps, Iteration
 
 RESTED = 0.2
@@ -71,22 +72,14 @@ class RefinementSwitch(SwitchRule):
                 f"{last.turn_deg:.2g} degrees (median), and are known to {last.pose_error_deg:.2g}"
             )
             return Decision(reason, {"resolution": last.resolution, "turn_deg": last.turn_deg})
-        worth = self._worth(noise)
-        if worth is None or worth >= WORTH:
+        now = worth(noise, self._size / last.images, self.averaging)
+        if now.value is None or now.snr is None or now.value >= WORTH:
             return None
-        assert noise is not None
         reason = (
-            f"the SNR of the gradient of {noise.batch:,} images is {noise.snr:.3g}, so that a step on them is worth "
-            f"{worth:.2g} steps on all {self._size:,} images at equal cost (limit {WORTH:g})"
+            f"the SNR of the gradient of {last.images:,} images is {now.snr:.3g}, so that steps on them are worth "
+            f"{now.value:.2g} steps on all {self._size:,} images at equal cost (limit {WORTH:g})"
         )
-        return Decision(reason, {"worth": worth, "threshold": WORTH, "resolution": last.resolution})
-
-    def _worth(self, noise: NoiseEstimate | None) -> float | None:
-        """E of the latest step."""
-        if noise is None or noise.snr is None:
-            return None
-        snr = max(noise.snr, 0.0)
-        return self._size / noise.batch * snr / (1.0 + snr)
+        return Decision(reason, {**now.numbers(), "threshold": WORTH, "resolution": last.resolution})
 
     def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float) -> int:
         """Twice as many images where noise drowns the direction."""
