@@ -9,18 +9,19 @@ if TYPE_CHECKING:
     from sciml_cryoem.reconstruction.accumulation import ReconstructOptions
     from sciml_cryoem.reconstruction.direct import reconstruct
     from sciml_cryoem.reconstruction.images import ImageSettings
-    from sciml_cryoem.refinement.gold_standard import RefineOptions, refine
+    from sciml_cryoem.refinement.image_set import RefineOptions
+    from sciml_cryoem.refinement.refine import refine
 
 _HOMES = {
     "AbInitioOptions": "sciml_cryoem.initial_model.start_map",
     "ImageSettings": "sciml_cryoem.reconstruction.images",
     "Particles": "sciml_cryoem.files.particles",
     "ReconstructOptions": "sciml_cryoem.reconstruction.accumulation",
-    "RefineOptions": "sciml_cryoem.refinement.gold_standard",
+    "RefineOptions": "sciml_cryoem.refinement.image_set",
     "abinitio": "sciml_cryoem.initial_model.start_map",
     "read_particles": "sciml_cryoem.files.particles",
     "reconstruct": "sciml_cryoem.reconstruction.direct",
-    "refine": "sciml_cryoem.refinement.gold_standard",
+    "refine": "sciml_cryoem.refinement.refine",
 }
 
 __all__ = [

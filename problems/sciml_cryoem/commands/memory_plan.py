@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sciml_cryoem.files.particle_set import Particles
     from sciml_cryoem.initial_model.start_map import AbInitioOptions
     from sciml_cryoem.reconstruction.resources import Resources
-    from sciml_cryoem.refinement.gold_standard import RefineOptions
+    from sciml_cryoem.refinement.image_set import RefineOptions
 
 WITH_TORCH, WITHOUT_TORCH = 400e6, 200e6
 """Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
@@ -97,7 +97,7 @@ def _duration(seconds: float) -> str:
 
 def show_plan(plan: ResourcePlan, json: bool) -> None:
     """Print a plan: words, or one JSON object."""
-    from sciml.command_line.main import print_json
+    from sciml.command_line.console import print_json
 
     if json:
         print_json(plan.summary)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from sciml_cryoem.commands.refine_outputs import Outcome
     from sciml_cryoem.files.particle_set import Particles
-    from sciml_cryoem.refinement.gold_standard import Iteration, Refined
+    from sciml_cryoem.refinement.half_maps import Iteration
+    from sciml_cryoem.refinement.refine import Refined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +58,11 @@ def run(options: Options) -> int:
         OSError: an output cannot be written.
         KeyboardInterrupt: the user stopped it; the same command goes on.
     """
-    from sciml.command_line.main import DONE, conclude
+    from sciml.command_line.console import DONE, conclude
     from sciml.runs.run import Run
     from sciml_cryoem.commands.parts import undone_if_refused
     from sciml_cryoem.commands.refine_outputs import conclude_maps, draw, write
-    from sciml_cryoem.refinement.gold_standard import refine
+    from sciml_cryoem.refinement.refine import refine
 
     began = time.monotonic()
     particles, start, engine = _read(options)
@@ -102,7 +103,7 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     )
     from sciml_cryoem.files.reference_map import read_reference
     from sciml_cryoem.imaging.symmetry import point_group
-    from sciml_cryoem.refinement import gold_standard as refinement
+    from sciml_cryoem.refinement.image_set import RefineOptions
 
     point_group(options.symmetry)
     if options.iterations < 1:
@@ -117,7 +118,7 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     start, note = read_reference(options.reference, particles.box, particles.pixel_size)
     if note:
         _say(f"{note}.")
-    engine = refinement.RefineOptions(
+    engine = RefineOptions(
         seed=options.seed,
         start_resolution=options.start_resolution,
         diameter=options.diameter,
@@ -307,6 +308,6 @@ def _say_iteration(particles: "Particles", record: "Iteration") -> None:
 
 
 def _say(text: str) -> None:
-    from sciml.command_line.main import say
+    from sciml.command_line.console import say
 
     say(f"refine: {text}")

@@ -15,7 +15,9 @@ from sciml_cryoem.maps.masks import AutomaticMask, soft_sphere
 from sciml_cryoem.poses.pose_error import PoseError, pose_error
 from sciml_cryoem.reconstruction.accumulation import ReconstructOptions
 from sciml_cryoem.reconstruction.direct import Reconstruction, reconstruct
-from sciml_cryoem.refinement.gold_standard import CLEAR, Refined, RefineOptions
+from sciml_cryoem.refinement.half_agreement import CLEAR
+from sciml_cryoem.refinement.image_set import RefineOptions
+from sciml_cryoem.refinement.refine import Refined
 from sciml_cryoem.validation.directional_fsc import ConicalFSC, conical_fsc
 from sciml_cryoem.validation.local_resolution import LocalResolution, local_resolution
 from sciml_cryoem.validation.orientation_diagnostics import OrientationDiagnostics, diagnose

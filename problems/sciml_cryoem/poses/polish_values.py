@@ -126,6 +126,13 @@ class PolishResult:
         """Some of them."""
         return PolishResult(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
+    def replaced(self, which: Int[np.ndarray, " some"], others: "PolishResult") -> "PolishResult":
+        """These with some replaced by others."""
+        out = PolishResult(*(np.array(getattr(self, name)) for name in self.__dataclass_fields__))
+        for name in self.__dataclass_fields__:
+            getattr(out, name)[which] = getattr(others, name)
+        return out
+
     def or_better(self, other: "PolishResult") -> "PolishResult":
         """Of two refinements of the same images, the one with the smaller misfit of each image."""
         better = other.misfit < self.misfit

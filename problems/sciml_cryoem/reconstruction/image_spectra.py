@@ -42,6 +42,11 @@ class ImageSpectra:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def arrays(self) -> tuple[Complex[np.ndarray, "n points"], Float[np.ndarray, "n points"]]:
+        """Values and transfer functions."""
+        return self.values, self.transfer
+
     def up_to(self, radius: float) -> "ImageSpectra":
         """Only the points |k| < radius; views of the same numbers."""
         points = self.disc.within(radius)

@@ -9,8 +9,10 @@ from sciml_cryoem.poses.search import search_seconds
 from sciml_cryoem.reconstruction.accumulation import sums_memory
 from sciml_cryoem.reconstruction.images import block_bytes, stack_bytes
 from sciml_cryoem.reconstruction.resources import Memory, Resources, disc_points, total
-from sciml_cryoem.refinement.gold_standard import AHEAD, RefineOptions
+from sciml_cryoem.refinement.image_set import AHEAD, RefineOptions
 
+SEARCHES = 2
+"""Passes that search the whole grid for an image, as a rule."""
 TYPICAL_ITERATIONS, TYPICAL_RADIUS = 8, 0.36
 """Of a refinement: iterations where at most 15 are allowed; and the radius up to which images are compared in the end,
 Fourier pixels a pixel of the box (FSC 0.143 at two thirds of Nyquist, and a margin)."""
@@ -36,7 +38,7 @@ def resources(particles: Particles, options: RefineOptions) -> Resources:
 
 def _seconds(particles: Particles, options: RefineOptions, iterations: int) -> float:
     box, count = particles.box, len(particles)
-    searches = min(options.searches, iterations)
+    searches = min(SEARCHES, iterations)
     views = len(orientations.half_turn_grid(2))
     shifts = len(orientations.shift_disc(box / 16, box / 32))
     fills = 0.84 if options.diameter is None else min(1.1 * options.diameter / (box * particles.pixel_size), 0.84)
