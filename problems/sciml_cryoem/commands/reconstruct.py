@@ -46,7 +46,6 @@ def run(options: Options) -> int:
     from sciml.runs.run import Run
     from sciml_cryoem.commands.outputs import write_outputs
     from sciml_cryoem.commands.parts import image_progress, peak_rss_mb
-    from sciml_cryoem.poses.contrast import advice
     from sciml_cryoem.reconstruction.accumulation import accumulate
     from sciml_cryoem.validation.uncertainty import uncertainty
 
@@ -68,25 +67,12 @@ def run(options: Options) -> int:
     spread = uncertainty(result)
     outputs = write_outputs(run_folder.path, particles, result, spread)
     _draw(run_folder, particles, result, spread)
-    curves = result.prior.curves
-    randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
-    if curves.mask_is_tight and curves.resolution() < randomized_at:
-        _say("the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one.")
-    if note := advice(result.full):
-        _say(note)
-    summary: dict[str, Any] = {
-        "result": "CONVERGED",
-        "particles": len(particles),
-        "box": particles.box,
-        "pixel_size": particles.pixel_size,
-        "resolution_0143": curves.resolution(),
-        "resolution_0143_unmasked": curves.resolution(curve="unmasked"),
-        "noise_rms": spread.noise,
-        "noise_rms_predicted": spread.predicted_noise,
-        "missing_signal_rms": spread.missing,
-        "symmetry": options.symmetry,
-        "solver": options.solver,
-        "findings": [note] if note else [],
+    findings = _findings(result)
+    for sentence in findings:
+        _say(sentence)
+    summary = {
+        **_summary(options, particles, result, spread),
+        "findings": findings,
         "switch": [],
         **extra,
         "seconds": time.monotonic() - began,
@@ -94,6 +80,39 @@ def run(options: Options) -> int:
         "outputs": outputs,
     }
     return conclude(run_folder, summary, json=options.json)
+
+
+def _findings(result: "Reconstruction") -> list[str]:
+    """What a reader must know of the map, in words."""
+    from sciml_cryoem.poses.contrast import advice
+
+    curves, sentences = result.curves, []
+    randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
+    if curves.mask_is_tight and curves.resolution() < randomized_at:
+        sentences.append(
+            "the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one."
+        )
+    if note := advice(result.full):
+        sentences.append(note)
+    return sentences
+
+
+def _summary(
+    options: Options, particles: "Particles", result: "Reconstruction", spread: "Uncertainty"
+) -> dict[str, Any]:
+    return {
+        "result": "CONVERGED",
+        "particles": len(particles),
+        "box": particles.box,
+        "pixel_size": particles.pixel_size,
+        "resolution_0143": result.resolution,
+        "resolution_0143_unmasked": result.curves.resolution(curve="unmasked"),
+        "noise_rms": spread.noise,
+        "noise_rms_predicted": spread.predicted_noise,
+        "missing_signal_rms": spread.missing,
+        "symmetry": options.symmetry,
+        "solver": options.solver,
+    }
 
 
 def _engine_options(options: Options, particles: "Particles") -> "ReconstructOptions":
