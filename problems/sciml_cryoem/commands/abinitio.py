@@ -151,7 +151,7 @@ class EmergingMaps:
         self.extent = particles.box * particles.pixel_size
 
     def keep(self, moment: str, maps: "np.ndarray", resolution: float) -> None:
-        """Write one; the leader of several processes does."""
+        """Write a map; of several processes the leader does."""
         if not distributed.leader():
             return
         from sciml.runs.files import to_json, write_atomic
@@ -171,7 +171,7 @@ class EmergingMaps:
         return read_json(file) if file.exists() else {}
 
     def moments(self) -> "list[MapSnapshot]":
-        """All of them, in their order."""
+        """All maps written so far, in their order."""
         from sciml_cryoem.figures.search import MapSnapshot
         from sciml_cryoem.files.mrc import read_map
 
@@ -275,7 +275,7 @@ def _draw(
 def _findings(
     options: Options, particles: "Particles", found: "StartMap", views: "OrientationDiagnostics"
 ) -> list[str]:
-    """What was found, in words."""
+    """Findings of the search, a sentence each."""
     from sciml_cryoem.poses.contrast import advice
 
     count = len(found.maps)
@@ -290,7 +290,7 @@ def _findings(
         starts = sum(row["round"] == 1 for row in found.race)
         winner = next(row["start"] for row in kept if row["round"] == rounds)
         sentences.append(
-            f"Of {starts} random starts number {winner} went on: images that it had not seen were likeliest under it."
+            f"Of {starts} random starts, start {winner} was kept: the images held out were likeliest under its map."
         )
     if count > 1:
         shares = ", ".join(f"{row['share']:.0%}" for row in _class_rows(found))

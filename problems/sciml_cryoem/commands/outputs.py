@@ -19,7 +19,7 @@ FULL_MAP = "run_class001.mrc"
 
 
 def write_outputs(folder: Path, particles: Particles, result: Reconstruction, spread: Uncertainty) -> dict[str, Path]:
-    """Write every map and table of a reconstruction; each file is whole or not there.
+    """Write every map and table of a reconstruction; a file is either complete or absent.
 
     Returns:
         Name -> path: map, half1, half2, std, mask (unless there is none), data, model, fsc.

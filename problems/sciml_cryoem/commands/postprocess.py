@@ -72,7 +72,7 @@ def run(options: Options) -> int:
     engine = _engine_options(options, halves)
     folder = options.out or paths[0].parent / "postprocess"
     make = {"command": ["cryoem", "postprocess"], "options": options, "overwrite": options.overwrite}
-    # A folder that holds a run already is compared now; a new one is made when there is something to write.
+    # Compare with a run that the folder already holds; make a new folder only when there is something to write.
     earlier = (folder / "experiment.json").exists() or folder.is_file()
     run_folder = Run.create(folder, **make) if earlier else None
     result = postprocess(halves.first, halves.second, halves.pixel_size, engine)

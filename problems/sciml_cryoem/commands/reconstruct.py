@@ -52,7 +52,7 @@ def run(options: Options) -> int:
     began = time.monotonic()
     particles = options.read(("poses", "halves"))
     engine = _engine_options(options, particles)
-    # A folder that holds a run already is compared now; a new one is made when there is something to write.
+    # Compare with a run that the folder already holds; make a new folder only when there is something to write.
     earlier = (options.out / "experiment.json").exists() or options.out.is_file()
     make = {"command": ["cryoem", "reconstruct"], "options": options, "overwrite": options.overwrite}
     run_folder = Run.create(options.out, **make) if earlier else None
@@ -83,7 +83,7 @@ def run(options: Options) -> int:
 
 
 def _findings(result: "Reconstruction") -> list[str]:
-    """What a reader must know of the map, in words."""
+    """Warnings about the map, a sentence each."""
     from sciml_cryoem.poses.contrast import advice
 
     curves, sentences = result.curves, []
@@ -141,7 +141,7 @@ def _engine_options(options: Options, particles: "Particles") -> "ReconstructOpt
 def _solve(
     options: Options, particles: "Particles", engine: "ReconstructOptions", half_sums: "HalfSetSums", run_folder: "Run"
 ) -> tuple["Reconstruction", dict[str, Any]]:
-    """The maps, and what the summary says about how they were found."""
+    """The maps, and the entries of the summary that depend on the solver."""
     from sciml_cryoem.reconstruction.direct import regularize
 
     if options.solver == "direct":
@@ -173,7 +173,7 @@ def _draw(run_folder: "Run", particles: "Particles", result: "Reconstruction", s
 
 
 def _say_noise(half_sums: "HalfSetSums") -> None:
-    """What was done to the images beyond the subtraction of their background."""
+    """Report what was done to the images besides subtracting their background."""
     noise = half_sums.noise
     if noise.note:
         _say(noise.note)

@@ -236,7 +236,7 @@ def _switch(refined: "Refined") -> list[dict[str, Any]]:
 
 
 def _findings(options: Options, maps: "RefinedMaps") -> list[str]:
-    """What a reader must know, in words."""
+    """Findings of the refinement, a sentence each."""
     import numpy as np
 
     refined, curves = maps.refined, maps.reconstruction.prior.curves

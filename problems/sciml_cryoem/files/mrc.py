@@ -1,7 +1,8 @@
 """MRC stacks and volumes: a strict reader that maps instead of loading, and writers that leave a whole file or none.
 
-`mrcfile` writes, and its header layout is what is read; it does not open files here, because it warns and goes on
-where a reconstruction must stop (truncated data, lying sizes, modes that hold no image), or allocates before it looks.
+`mrcfile` writes, and its header layout is what is read; it does not open files here. Where a
+reconstruction must stop (truncated data, wrong sizes, modes that hold no image) it warns and continues, or allocates
+memory before it checks.
 """
 
 import mmap

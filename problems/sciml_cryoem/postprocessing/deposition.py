@@ -126,7 +126,7 @@ def _manifest(halves: HalfMaps, result: PostprocessResult, contour: Contour) -> 
         "box": halves.box,
         "resolution_angstrom": result.final_resolution,
         "resolution_criterion": "FSC 0.143 of independent half maps",
-        "resolution_fsc": "masked, corrected by phase randomisation" if result.chosen == "corrected" else "unmasked",
+        "resolution_fsc": "masked, corrected by phase randomization" if result.chosen == "corrected" else "unmasked",
         "bfactor_angstrom2": result.filter.bfactor,
         "lowpass_angstrom": result.filter.resolution,
         "contour": contour,

@@ -1,4 +1,4 @@
-"""The two half maps of a refinement: found by their names, read, and looked over for what would falsify their FSC."""
+"""The two half maps of a refinement: found by their names, read, and checked for what would falsify their FSC."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,7 @@ def _pixel_size(volumes: list[Volume], given: float | None) -> float:
 
 
 def doubts(halves: HalfMaps) -> list[str]:
-    """What about the half maps themselves makes their FSC doubtful, a sentence each; empty if nothing does."""
+    """Reasons to doubt the FSC of the half maps, a sentence each; empty if there are none."""
     found = []
     for path, volume in zip(halves.paths, (halves.first, halves.second), strict=True):
         empty = float((volume == 0).mean())
