@@ -15,8 +15,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from sciml_cryoem.files.particle_set import Particles
-    from sciml_cryoem.initial_model.start_map import Options as AbInitioOptions
-    from sciml_cryoem.refinement.gold_standard import Options as RefineOptions
+    from sciml_cryoem.initial_model.start_map import AbInitioOptions
+    from sciml_cryoem.refinement.image_set import RefineOptions
 
 WITH_TORCH, WITHOUT_TORCH = 400e6, 200e6
 """Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
@@ -32,7 +32,7 @@ pixels a pixel of the box (FSC 0.143 at two thirds of Nyquist, and a margin)."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResourcePlan:
     """What a command will take.
 
     Attributes:
@@ -91,7 +91,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def show_plan(plan: Plan, json: bool) -> None:
+def show_plan(plan: ResourcePlan, json: bool) -> None:
     """Print a plan: words, or one JSON object."""
     from sciml.command_line.console import print_json
 
@@ -122,7 +122,7 @@ def _stack_bytes(particles: "Particles") -> float:
     return float(len(particles)) * particles.box**2 * particles.stacks[0].dtype.itemsize
 
 
-def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
+def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> ResourcePlan:
     """What `abinitio` takes."""
     from sciml_cryoem.imaging import orientations
     from sciml_cryoem.initial_model import search_plan, start_map
@@ -158,10 +158,10 @@ def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
         )
     one = particles.box**2 * particles.stacks[0].dtype.itemsize
     memory = sum(size for _, size in parts)
-    return Plan("abinitio", parts, _stack_bytes(particles) + 1000.0 * one, 1, seconds, memory, notes)
+    return ResourcePlan("abinitio", parts, _stack_bytes(particles) + 1000.0 * one, 1, seconds, memory, notes)
 
 
-def plan_refine(particles: "Particles", options: "RefineOptions") -> Plan:
+def plan_refine(particles: "Particles", options: "RefineOptions") -> ResourcePlan:
     """What `refine` takes where the data reach two thirds of Nyquist, and at most."""
     from sciml_cryoem.imaging import orientations
 
@@ -175,7 +175,7 @@ def plan_refine(particles: "Particles", options: "RefineOptions") -> Plan:
     parts = [shared[0], *typical, *shared[1:]]
     limit = sum(size for _, size in [*shared, *worst])
     iterations = min(options.iterations, TYPICAL_ITERATIONS)
-    searches = min(options.searches, iterations)
+    searches = min(2, iterations)
     views = len(orientations.half_turn_grid(2))
     shifts = len(orientations.shift_disc(box / 16, box / 32))
     fills = 0.84 if options.diameter is None else min(1.1 * options.diameter / (box * particles.pixel_size), 0.84)
@@ -189,7 +189,7 @@ def plan_refine(particles: "Particles", options: "RefineOptions") -> Plan:
         f"{particles.pixel_size / TYPICAL_RADIUS:.1f} Angstrom; at Nyquist, {2 * particles.pixel_size:g} Angstrom, it "
         f"would take {limit / 2**20:,.0f} MB."
     ]
-    return Plan("refine", parts, passes * _stack_bytes(particles), passes, seconds, limit, notes)
+    return ResourcePlan("refine", parts, passes * _stack_bytes(particles), passes, seconds, limit, notes)
 
 
 def _volumes(box: int, radius: float) -> list[tuple[str, float]]:
@@ -199,7 +199,7 @@ def _volumes(box: int, radius: float) -> list[tuple[str, float]]:
     touch, on grids no larger than its radius needs, and solves one half while all of these are there. The final maps
     (`accumulate`, `regularize`, `uncertainty`) are on grids of twice the box.
     """
-    from sciml_cryoem.refinement.gold_standard import AHEAD
+    from sciml_cryoem.refinement.image_set import AHEAD
 
     side = min(2.0 * np.ceil(radius + AHEAD) + 4, 2.0 * (box // 2) + 4)
     grid, own, touched = (2.0 * side) ** 3, (2.0 * box) ** 3, (4.0 * radius + 4) ** 3

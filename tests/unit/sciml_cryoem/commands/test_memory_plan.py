@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sciml_cryoem.commands import memory_plan
 from sciml_cryoem.files.particles import read_particles
-from sciml_cryoem.initial_model.start_map import Options as AbInitioOptions
-from sciml_cryoem.refinement.gold_standard import Options as RefineOptions
+from sciml_cryoem.initial_model.start_map import AbInitioOptions
+from sciml_cryoem.refinement.gold_standard import RefineOptions
 
 
 def _command(*words: str | Path) -> dict[str, float]:
