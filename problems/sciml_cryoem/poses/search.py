@@ -21,7 +21,10 @@ from sciml_cryoem.imaging.threads import in_threads
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.search_result import APART_DEG, CUTOFF, PoseGrid, SearchRequest, SearchResult
 from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
+from sciml_cryoem.reconstruction.resources import Memory
 
+RATE = 4e10
+"""Floating-point operations of a search a second and core, exponentials included (measured)."""
 SPARSE = 0.08
 """Share of likely poses below which the sums of an image are a loop, not a matrix product."""
 _COSINE = np.float32(np.cos(np.radians(APART_DEG)))
@@ -138,3 +141,22 @@ def _collect(found: SearchResult, part: slice, scores: tuple, shifted: np.ndarra
         real += p.T @ np.ascontiguousarray(np.real(values))
         imaginary += m.T @ np.ascontiguousarray(np.imag(values))
         found.denominator[:] += plus[dense].sum(1).T @ squares[dense]
+
+
+def search_memory(images: int, slices: float, points: float) -> Memory:
+    """What a search with sums takes besides the images: slices, their sums, and the squares and norms of all images.
+
+    Args:
+        images: that are searched together.
+        slices: orientations of all references.
+        points: collected.
+    """
+    return [
+        ("squares of the CTF, norms of the slices", images * 4.0 * (points + slices)),
+        ("slices of the map and their sums", slices * points * 28.0),
+    ]
+
+
+def search_seconds(images: float, slices: float, shifts: float, points: float) -> float:
+    """Rough time of a search on one core."""
+    return 4.0 * images * slices * shifts * points / RATE

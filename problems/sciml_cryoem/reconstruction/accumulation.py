@@ -14,6 +14,7 @@ from sciml_cryoem.imaging.symmetry import point_group, symmetrize_sums
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, own_batches, views_of
 from sciml_cryoem.reconstruction.insertion import FourierSums
 from sciml_cryoem.reconstruction.noise import NoiseModel
+from sciml_cryoem.reconstruction.resources import Memory
 
 HALF_FLOOR = 1e-3
 """Prior precision of the half maps as a fraction of the mean weight of the shell (RELION's stabilising floor)."""
@@ -123,3 +124,12 @@ def accumulate(
 def positive(precision: np.ndarray) -> np.ndarray:
     """A prior precision without zeros: a voxel without data must divide by something."""
     return np.maximum(precision, 1e-6 * precision.max() + 1e-30)
+
+
+def sums_memory(box: int) -> Memory:
+    """What the sums of the half sets take, and the solves and the uncertainty from them."""
+    padded = (2.0 * box) ** 3
+    return [
+        ("sums of the two halves (half grids, 12 bytes a voxel)", 2 * 6.0 * padded),
+        ("transforms of the solves, uncertainty", 12.0 * padded),
+    ]

@@ -20,6 +20,7 @@ from sciml_cryoem.imaging.half_plane import Disc, HalfPlane
 from sciml_cryoem.reconstruction.images import ImageSettings, own_batches, own_images
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import NoiseModel
+from sciml_cryoem.reconstruction.resources import disc_points
 
 _disc = lru_cache(maxsize=64)(Disc)
 
@@ -122,3 +123,8 @@ def image_spectra(
                 watch(part.stop)
     distributed.gather(own_images(len(views)), values, transfer)
     return ImageSpectra(disc, values, transfer)
+
+
+def spectra_bytes(images: int, radius: float) -> float:
+    """Memory of `ImageSpectra` up to a radius: complex64 values and float32 transfer."""
+    return 12.0 * images * disc_points(radius)

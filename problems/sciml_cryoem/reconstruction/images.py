@@ -85,6 +85,17 @@ def batches(
             yield part, images
 
 
+def block_bytes(particles: Particles, settings: ImageSettings) -> float:
+    """Memory of a block on its way to Fourier values: images as read, prepared, their transform, and the phases."""
+    return 4.0 * min(settings.batch_mb * 2**20, 4.0 * particles.box**2 * len(particles))
+
+
+def stack_bytes(particles: Particles, images: int | None = None) -> float:
+    """Bytes of so many images on disk; None: of all."""
+    count = len(particles) if images is None else images
+    return float(count) * particles.box**2 * particles.stacks[0].dtype.itemsize
+
+
 def measure_noise(particles: Particles, groups: Int[np.ndarray, " particles"], settings: ImageSettings) -> NoiseModel:
     """Noise of a particle set from up to 1,000 of its images."""
     which = sample_indices(groups)
