@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from sciml_cryoem.imaging import ctf, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.initial_model.marginal import Marginal, MarginalDensity
 from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 from torch import Tensor, nn
 
 from cases.switch import FINITE, Case, Weights, _bumps

@@ -120,7 +120,7 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
         rows, state = batch.rows.numpy(), model.state
         all_poses, known = model.images.poses, model.images.known.numpy()
         wanted = np.full(len(rows), True) if state.jumping else model.images.unsearched(rows)
-        reach = offset_range(self.images.box, all_poses.take(known)) if wanted.any() else None
+        reach = offset_range(self.images.box, all_poses.take(np.flatnonzero(known))) if wanted.any() else None
         one = ImagePass(self.images, state, model.voxels.detach().numpy(), batch.turn[0].numpy(), reach)
         return one.run(rows, all_poses.take(rows), known[rows], wanted)
 
