@@ -43,6 +43,7 @@ class Stochastic(ABC):
             batch while the gradient noise holds the phase back. A given batch stays as it is.
         micro_batches: independent parts of a batch from which the gradient noise is measured. More parts give more
             precise estimates and cost more: small parts take as long as large ones.
+        window: measurements of the noise that an estimate is made of.
         accumulate: parts in which a batch is evaluated one after the other, to save memory. Their mean over the items
             is exact, also for parts of unequal size.
         transforms: what is done to the gradient before the rule takes it, in order (`sciml.optim.Clip`, `Normalize`,
@@ -57,6 +58,7 @@ class Stochastic(ABC):
     steps: int = 20_000
     batch: int | None = None
     micro_batches: int = 2
+    window: int = 20
     accumulate: int = 1
     transforms: tuple[Transform, ...] = ()
     keep: IterateChoice | None = None
@@ -69,6 +71,8 @@ class Stochastic(ABC):
             )
         if not isinstance(self.lr, Schedule) and not self.lr > 0:
             raise InputError(f"{type(self).__name__}(lr={self.lr}): the step size must be positive")
+        if self.window < 1:
+            raise InputError(f"{type(self).__name__}(window={self.window}): need at least one measurement")
         if self.accumulate < 1:
             raise InputError(f"{type(self).__name__}(accumulate={self.accumulate}): need at least one part")
         if not all(isinstance(transform, Transform) for transform in self.transforms):

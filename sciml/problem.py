@@ -107,7 +107,7 @@ class Problem(ABC, Generic[Model, Batch]):
         """
         return None
 
-    def learn(self, model: Model, batch: Batch, evaluation: Evaluation) -> None:
+    def learn(self, model: Model, batch: Batch, evaluation: Evaluation) -> Tensor | None:
         """Remember what a stochastic step has shown, in the model's buffers or in the problem.
 
         Only here may either change. Called once for a step, after its evaluations and before its update. What is
@@ -119,6 +119,10 @@ class Problem(ABC, Generic[Model, Batch]):
             model: the module.
             batch: the whole batch of the step.
             evaluation: of the whole batch.
+
+        Returns:
+            The flat gradient of the same batch under what has been learned, where that changes it (a prior that the
+            batch itself sets); None leaves it as it was.
         """
 
     def least_squares(self, model: Model, batch: Batch) -> Mapping[str, Tensor] | None:

@@ -1,7 +1,7 @@
 """A stochastic phase while it runs: it draws micro-batches, measures the gradient noise, steps, and asks the switch."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from sciml.seeds import generator
 from sciml.solution import Result
 from sciml.watching.noise import GradientNoise, NoiseEstimate
 from sciml.watching.switching import Decision, SwitchRule, first_batch
+from sciml.watching.worth import worth
 
 BLOCK = 10
 """Steps between two looks at the numbers. Each look is one transfer from the device."""
@@ -69,8 +70,10 @@ class StochasticRunner(Runner[StochasticState]):
         super().__init__(StochasticState(batch=batch))
         self.setting, self.phase, self.index, self.switch = setting, phase, index, switch
         self.rule = phase.rule(setting.problem, setting.model, setting.flat.vector)
+        if switch:
+            switch.averaging = self.rule.averaging
         self.tracker = phase.keep.start(setting.flat.vector) if phase.keep else None
-        self.window = GradientNoise()
+        self.window = GradientNoise(phase.window)
         self.safe = setting.flat.vector.clone()
         if phase.keep and phase.keep.whole_set and not (fixed.finite and batch == fixed.size):
             raise InputError(
@@ -139,7 +142,8 @@ class StochasticRunner(Runner[StochasticState]):
             self._record_noise()
         evaluation = accumulate(parts, items)
         if type(problem).learn is not Problem.learn:
-            problem.learn(model, concatenate(micro), evaluation)
+            learned = problem.learn(model, concatenate(micro), evaluation)
+            evaluation = evaluation if learned is None else replace(evaluation, gradient=learned)
         return evaluation
 
     def _transformed(self, gradient: Tensor) -> Tensor:
@@ -203,6 +207,7 @@ class StochasticRunner(Runner[StochasticState]):
     def _record_noise(self) -> None:
         estimate = self.window.estimate()
         assert estimate is not None
+        value = worth(estimate, 1 / self.cost, self.rule.averaging)
         self.record(
             "noise",
             self.state.step,
@@ -214,6 +219,9 @@ class StochasticRunner(Runner[StochasticState]):
             signal=estimate.signal,
             noise=estimate.noise,
             batch=estimate.batch,
+            worth=value.value,
+            worth_low=value.low,
+            worth_high=value.high,
         )
 
     def _ending(self) -> Ending | None:

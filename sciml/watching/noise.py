@@ -26,6 +26,9 @@ from torch import Tensor
 
 from sciml.errors import InputError
 
+WINDOW = 20
+"""Measurements that an estimate rests on: intervals whose coverage is close to nominal."""
+
 Metric = Callable[[Tensor], Tensor] | Tensor | None
 """A diagonal (tensor of shape (n,)), an operator on flat vectors, or None for the identity. Fixed before the batch is
 seen."""
@@ -104,11 +107,11 @@ class GradientNoise:
     """A window of measurements and the estimate over it.
 
     Args:
-        window: measurements kept; with 20, the coverage of the intervals is close to nominal.
+        window: measurements kept.
         confidence: two-sided level of the interval.
     """
 
-    def __init__(self, window: int = 20, confidence: float = 0.95) -> None:
+    def __init__(self, window: int = WINDOW, confidence: float = 0.95) -> None:
         if window < 1 or not 0 < confidence < 1:
             raise InputError(f"window={window}, confidence={confidence}: need window >= 1 and 0 < confidence < 1")
         self.confidence = confidence

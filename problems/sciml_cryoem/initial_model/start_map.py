@@ -143,6 +143,12 @@ class ResolutionSwitch(AutoSwitch):
         self.rest = rest
         self.level: float | None = None
         self.begun = 0
+        self.losses: list[float] = []
+
+    def observe(self, cost: float, loss: float) -> None:
+        """Keep the latest losses, too."""
+        super().observe(cost, loss)
+        self.losses = [*self.losses[1 - 2 * SPAN :], loss]
 
     def limit(self, step: int) -> int | None:
         """Looks are half as far apart as the core's: resolution settles within a few steps."""
@@ -162,17 +168,18 @@ class ResolutionSwitch(AutoSwitch):
             self._model.predicted.zero_()
             self.begun = step
             return None
-        snr = "unknown" if noise is None or noise.snr is None else f"{noise.snr:.2g}"
+        now = self.worth(noise)
         ahead = "unknown" if rho is None else f"{rho:.2f}"
         reason = (
             f"the scored radius has stayed at {radius:g} Fourier pixels ({self._problem.extent / radius:.3g} Angstrom) "
             f"for {rested} images (limit {self._problem.plan.stop:g}; signal beyond it {ahead}, {PREDICTED} would "
             f"raise it); the log likelihood rose by {rise:.1%} in {SPAN} steps and is {self._share(radius):.0%} of the "
-            f"images' signal; offsets to {float(self._model.shift_range):.3g} pixels were tried; the SNR of the "
-            f"gradient is {snr}"
+            f"images' signal; offsets to {float(self._model.shift_range):.3g} pixels were tried; of gradients "
+            f"of all images, {now}"
         )
         _show(self._look, "hand-over to all images", self._problem, self._model)
-        return Decision(reason, {"radius": radius, "predicted": rho, "rested": rested, "rise": rise})
+        numbers = {"radius": radius, "predicted": rho, "rested": rested, "rise": rise, "spent": self.spent}
+        return Decision(reason, numbers | now.numbers())
 
     def _rise(self) -> float | None:
         """Of the log likelihood in the latest steps, as a share of it; None before there are enough."""

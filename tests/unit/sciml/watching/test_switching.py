@@ -7,7 +7,7 @@ import torch
 
 from sciml.errors import InputError
 from sciml.watching.noise import NoiseEstimate
-from sciml.watching.switching import AutoSwitch, SnrSwitch, first_batch, grown_batch, rule_for
+from sciml.watching.switching import ProgressSwitch, SnrSwitch, first_batch, grown_batch, rule_for
 
 
 def estimate(snr, high, critical=None):
@@ -29,24 +29,24 @@ def falling(rate, until, steps=4000, cost=1 / 32):
 
 
 def test_rate_gate_fires_when_progress_stops_and_not_before():
-    cost, decision = fired_at(AutoSwitch(at_most=math.inf), falling(0.1, until=60.0))
+    cost, decision = fired_at(ProgressSwitch(at_most=math.inf), falling(0.1, until=60.0))
     assert 75 <= cost <= 120
     assert "per gradient of the fixed set" in decision.reason
     assert decision.details["rate"] + decision.details["rate_error"] <= 0.02
-    cost, _ = fired_at(AutoSwitch(), falling(0.1, until=6.0))
+    cost, _ = fired_at(ProgressSwitch(), falling(0.1, until=6.0))
     assert 6 < cost < 12  # long before the limit
 
 
 def test_progress_that_does_not_stop_is_followed_up_to_the_limit():
-    cost, decision = fired_at(AutoSwitch(), falling(0.1, until=math.inf))
+    cost, decision = fired_at(ProgressSwitch(), falling(0.1, until=math.inf))
     assert cost == 24 and "24 gradients of the fixed set are spent" in decision.reason
     assert decision.details["rate"] == pytest.approx(0.1)
     # the same for all cheap steps, less where a gradient buys few of them, but not less than the first checkpoint;
     # 1 / 10 is a cost of which rounding keeps the sum below 10
     for cost, limit in ((1 / 128, 24), (1 / 32, 24), (1 / 10, 10), (1 / 8, 8), (1 / 4, 4), (1.0, 4)):
-        fired, decision = fired_at(AutoSwitch(), falling(0.1, math.inf, cost=cost), cost=cost)
+        fired, decision = fired_at(ProgressSwitch(), falling(0.1, math.inf, cost=cost), cost=cost)
         assert fired == pytest.approx(limit) and decision.details["limit"] == pytest.approx(limit)
-    assert fired_at(AutoSwitch(at_most=12.0), falling(0.1, math.inf))[0] == 12
+    assert fired_at(ProgressSwitch(at_most=12.0), falling(0.1, math.inf))[0] == 12
 
 
 def test_noise_in_the_losses_is_no_reason_to_switch_early():
@@ -57,7 +57,7 @@ def test_noise_in_the_losses_is_no_reason_to_switch_early():
         for _ in range(20):
             scatter = torch.exp(0.5 * torch.randn(800, generator=draw)).tolist()
             losses = [loss * factor for loss, factor in zip(falling(rate, math.inf, 800), scatter, strict=True)]
-            early[rate] += fired_at(AutoSwitch(), losses)[0] < 24
+            early[rate] += fired_at(ProgressSwitch(), losses)[0] < 24
     assert early[0.1] <= 8
     assert early[0.0] >= 8  # no progress at all is found out all the same
 
@@ -66,7 +66,7 @@ def test_rate_gate_does_not_depend_on_the_scale_of_the_loss_and_takes_energies()
     shapes = [
         [scale * (x + offset) for x in falling(0.1, until=40.0)] for scale, offset in ((1, 0), (1e-12, 0), (1, -5))
     ]
-    fired = [fired_at(AutoSwitch(at_most=math.inf), losses) for losses in shapes]
+    fired = [fired_at(ProgressSwitch(at_most=math.inf), losses) for losses in shapes]
     assert fired[0][0] == fired[1][0]
 
 
