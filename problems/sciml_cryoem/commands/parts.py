@@ -74,9 +74,9 @@ def chosen_device(device: Device, gpu_pays: bool = False) -> str:
 def batch_mb(device: str) -> float:
     """Megabytes of images at a time where poses are searched: more on a GPU, whose steps take as long for a hundred
     images as for thousands."""
-    from sciml_cryoem.reconstruction.accumulation import Settings
+    from sciml_cryoem.reconstruction.images import ImageSettings
 
-    return 128.0 if device == "cuda" else Settings.batch_mb
+    return 128.0 if device == "cuda" else ImageSettings.batch_mb
 
 
 def check_diameter(diameter: float | None, particles: "Particles") -> None:

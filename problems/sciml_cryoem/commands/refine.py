@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from sciml_cryoem.commands.refine_outputs import Outcome
     from sciml_cryoem.files.particle_set import Particles
-    from sciml_cryoem.refinement.gold_standard import Iteration, Refined
+    from sciml_cryoem.refinement.half_maps import Iteration
+    from sciml_cryoem.refinement.refine import Refined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def run(options: Options) -> int:
     from sciml.runs.run import Run
     from sciml_cryoem.commands.parts import undone_if_refused
     from sciml_cryoem.commands.refine_outputs import conclude_maps, draw, write
-    from sciml_cryoem.refinement.gold_standard import refine
+    from sciml_cryoem.refinement.refine import refine
 
     began = time.monotonic()
     particles, start, engine = _read(options)
@@ -102,7 +103,7 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     )
     from sciml_cryoem.files.reference_map import read_reference
     from sciml_cryoem.imaging.symmetry import point_group
-    from sciml_cryoem.refinement import gold_standard as refinement
+    from sciml_cryoem.refinement.image_set import RefineOptions
 
     point_group(options.symmetry)
     if options.iterations < 1:
@@ -117,14 +118,15 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     start, note = read_reference(options.reference, particles.box, particles.pixel_size)
     if note:
         _say(f"{note}.")
-    engine = refinement.Options(
+    engine = RefineOptions(
         seed=options.seed,
         start_resolution=options.start_resolution,
         diameter=options.diameter,
         symmetry=options.symmetry,
         iterations=options.iterations,
         defocus=options.defocus,
-        settings=options.settings(device, mask=mask, batch_mb=batch_mb(device)),
+        mask=mask,
+        settings=options.settings(device, batch_mb=batch_mb(device)),
     )
     return particles, start, engine
 
@@ -155,7 +157,7 @@ def _check_start_resolution(resolution: float | None, particles: "Particles") ->
 def _summary(outcome: "Outcome") -> dict[str, Any]:
     curves, particles = outcome.result.prior.curves, outcome.refined.particles
     return {
-        "result": "CONVERGED" if outcome.refined.converged else "MAX_STEPS",
+        "result": outcome.refined.solution.result.name,
         "particles": len(particles),
         "box": particles.box,
         "pixel_size": particles.pixel_size,
@@ -195,6 +197,7 @@ def _records(outcome: "Outcome") -> dict[str, Any]:
     rows = [
         {
             "iteration": record.number + 1,
+            "images": record.images,
             "searched": record.searched,
             "compared_to": extent / record.radius,
             "resolution_0143": record.resolution,
@@ -210,26 +213,7 @@ def _records(outcome: "Outcome") -> dict[str, Any]:
         error = {**outcome.error.summary, "unit_of_shift": "Angstrom", "against": "the poses of the input file"}
     orientation = {**outcome.views.summary(), "cfar": outcome.cones.cfar}
     orientation["verdict"] = outcome.views.verdict(outcome.cones.cfar)
-    return {"orientation": orientation, "pose_error": error, "iterations": rows, "switch": _switch(refined)}
-
-
-def _switch(refined: "Refined") -> list[dict[str, Any]]:
-    """When each phase ended, and why."""
-    count, last = len(refined.particles), refined.iterations[-1]
-    searched = [record.number + 1 for record in refined.iterations if record.searched]
-    common = {"snr": None, "batch": count}
-    found = []
-    if searched:
-        reason = f"{len(searched)} iterations searched the whole grid; then poses no longer jumped"
-        if searched[-1] == len(refined.iterations):
-            reason = "the last iteration that was allowed"
-        found.append({"phase": "search", "step": searched[-1], "reason": reason, **common})
-    if not last.searched:
-        reason = f"the limit of {len(refined.iterations)} iterations"
-        if refined.converged:
-            reason = f"two iterations without gain, and poses turn by {last.turn_deg:.2g} degrees only (median)"
-        found.append({"phase": "local", "step": len(refined.iterations), "reason": reason, **common})
-    return found
+    return {"orientation": orientation, "pose_error": error, "iterations": rows, "switch": refined.solution.switch}
 
 
 def _findings(options: Options, outcome: "Outcome") -> list[str]:
@@ -300,7 +284,7 @@ def _say_iteration(particles: "Particles", record: "Iteration") -> None:
     compared = particles.box * particles.pixel_size / record.radius
     moved = "" if record.number == 0 else f", poses turned by {record.turn_deg:.2g} degrees"
     _say(
-        f"iteration {record.number + 1} ({how}, to {compared:.1f} Angstrom): FSC 0.143 at {record.resolution:.2f} "
+        f"iteration {record.number + 1} ({record.images:,} images, {how}, to {compared:.1f} Angstrom): FSC 0.143 at {record.resolution:.2f} "
         f"Angstrom{moved}"
     )
 

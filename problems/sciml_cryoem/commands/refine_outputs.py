@@ -10,12 +10,14 @@ from jaxtyping import Bool, Float
 from sciml.errors import InputError
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import rotations
-from sciml_cryoem.imaging.symmetry import point_group, symmetrize_sums
+from sciml_cryoem.imaging.symmetry import point_group
 from sciml_cryoem.maps.masks import AutomaticMask, soft_sphere
 from sciml_cryoem.poses.pose_error import PoseError, pose_error
-from sciml_cryoem.reconstruction.accumulation import Settings, accumulate
-from sciml_cryoem.reconstruction.direct import Reconstruction, regularize
-from sciml_cryoem.refinement.gold_standard import CLEAR, Options, Refined
+from sciml_cryoem.reconstruction.accumulation import ReconstructOptions
+from sciml_cryoem.reconstruction.direct import Reconstruction, reconstruct
+from sciml_cryoem.refinement.half_agreement import CLEAR
+from sciml_cryoem.refinement.image_set import RefineOptions
+from sciml_cryoem.refinement.refine import Refined
 from sciml_cryoem.validation.directional_fsc import ConicalFSC, conical_fsc
 from sciml_cryoem.validation.local_resolution import LocalResolution, local_resolution
 from sciml_cryoem.validation.orientation_diagnostics import OrientationDiagnostics, diagnose
@@ -74,7 +76,7 @@ class Outcome:
         return self.local.quantiles(self.region)
 
 
-def conclude_maps(particles: Particles, refined: Refined, options: Options) -> Outcome:
+def conclude_maps(particles: Particles, refined: Refined, options: RefineOptions) -> Outcome:
     """Maps and diagnostics from refined poses: one more pass over the images, at full size.
 
     Args:
@@ -89,7 +91,7 @@ def conclude_maps(particles: Particles, refined: Refined, options: Options) -> O
     posed = refined.particles
     junk = refined.poses.weights < JUNK
     kept, kept_anyway = _without(posed, junk)
-    result = _maps(kept, options.settings, group)
+    result = reconstruct(kept, ReconstructOptions(options.seed, options.symmetry, options.mask, options.settings))
     half1, half2 = result.half1, result.half2
     sphere = soft_sphere(posed.box)
     views = diagnose(kept.rotations[:, 2], group=group)
@@ -97,14 +99,14 @@ def conclude_maps(particles: Particles, refined: Refined, options: Options) -> O
     local = local_resolution(half1, half2, posed.pixel_size)
     error = _error(particles, refined, junk, group) if particles.has_poses else None
     spread = uncertainty(result)
-    region = _region(result, options.settings)
+    region = _region(result, options.mask)
     return Outcome(refined, result, spread, junk, kept_anyway, views, cones, region, local, error, options.symmetry)
 
 
-def _region(result: Reconstruction, settings: Settings) -> np.ndarray:
+def _region(result: Reconstruction, asked: str | np.ndarray) -> np.ndarray:
     """The molecule: its mask, or one found in the half maps; the sphere where none can be found."""
-    box, pixel_size = result.accumulated.box, result.accumulated.pixel_size
-    if result.prior.mask is not None and not (isinstance(settings.mask, str) and settings.mask == "sphere"):
+    box, pixel_size = result.half_sums.box, result.half_sums.pixel_size
+    if result.prior.mask is not None and not (isinstance(asked, str) and asked == "sphere"):
         return result.prior.mask
     lowpass = 1.3 * result.prior.curves.resolution(0.5)
     try:
@@ -122,14 +124,6 @@ def _without(posed: Particles, junk: np.ndarray) -> tuple[Particles, bool]:
     if min(int((left == half).sum()) for half in (1, 2)) < 2:
         return posed, True
     return posed.select(np.flatnonzero(~junk)), False
-
-
-def _maps(kept: Particles, settings: Settings, group: np.ndarray) -> Reconstruction:
-    accumulated = accumulate(kept, settings)
-    if len(group) > 1:
-        for part in accumulated.sums:
-            part.grid = symmetrize_sums(part.grid, group)
-    return regularize(accumulated, settings)
 
 
 def _error(particles: Particles, refined: Refined, junk: np.ndarray, group: np.ndarray) -> PoseError:

@@ -31,13 +31,15 @@ import sciml
 from sciml import distributed
 from sciml_cryoem.imaging import fourier, kernels, orientations
 from sciml_cryoem.imaging.projection import correct_gridding
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.imaging.symmetry import asymmetric_unit, point_group, symmetrize_sums
 from sciml_cryoem.initial_model.offset_range import OffsetRange
 from sciml_cryoem.initial_model.search_plan import FRONTIER, HALF_LIFE, Plan
 from sciml_cryoem.maps.masks import cosine_edge
 from sciml_cryoem.poses import search_kernels
-from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.search import Found, Grid, Wanted, search, together
+from sciml_cryoem.poses.search import search, together
+from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 from sciml_cryoem.reconstruction.insertion import complete
 
 PREDICTED = 0.25
@@ -144,7 +146,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         self._count = np.maximum(np.bincount(self._shell.ravel(), minlength=side + 1), 1)
         self.mask = self.sphere(side)
         self._cache: tuple[Any, ...] | None = None
-        self._whole: tuple[Tensor, Found] | None = None
+        self._whole: tuple[Tensor, SearchResult] | None = None
 
     def sphere(self, side: int) -> Float[np.ndarray, "m m m"]:
         """Where the particle may be, on a grid of this side."""
@@ -193,7 +195,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
             if known_radius == radius and np.array_equal(known_turn, turn) and torch.equal(before, voxels):
                 return result
         grid = self.orientations(radius, turn)
-        axes = np.ascontiguousarray(2.0 * grid[:, :2], np.float32)
+        axes = slice_axes(grid, 2)
         disc = self.images.disc
         points = disc.within(radius + FRONTIER)
         slices = np.empty((len(voxels), len(grid), points), np.complex64)
@@ -207,7 +209,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         grid = orientations.turned(self.grids[self.plan.order(radius)], turn)
         return grid if len(self.group) == 1 else grid[asymmetric_unit(grid[:, 2], self.group)]
 
-    def _batch(self, model: MarginalDensity, batch: Drawn, gather: bool) -> tuple[Found, np.ndarray, np.ndarray]:
+    def _batch(self, model: MarginalDensity, batch: Drawn, gather: bool) -> tuple[SearchResult, np.ndarray, np.ndarray]:
         """`_search` of the images of a batch."""
         images = self.images.up_to(float(model.radius) + FRONTIER)
         if len(batch.rows) < self.size:  # else all of them in order, which need no copy
@@ -219,15 +221,15 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
 
     def _search(
         self, model: MarginalDensity, turn: np.ndarray, images: ImageSpectra, gather: bool, device: str
-    ) -> tuple[Found, np.ndarray, np.ndarray]:
+    ) -> tuple[SearchResult, np.ndarray, np.ndarray]:
         """What images (up to the collected radius) say at the present map; axes and slices of the grid.
 
-        Of several processes each searches a part of the images: `Found` holds what is said of all images, but only
+        Of several processes each searches a part of the images: the result holds what is said of all images, but only
         the process's own part of the sums.
         """
         axes, slices = self._slices(model, turn)
-        grid = Grid(self.orientations(float(model.radius), turn), self.offsets.tried(model))
-        flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
+        grid = PoseGrid(self.orientations(float(model.radius), turn), self.offsets.tried(model))
+        flat, wanted = slices.reshape(-1, slices.shape[-1]), SearchRequest(sums=gather)
         mine = distributed.share(len(images), together(len(flat), len(grid.shifts)))
         found = search(images.take(mine), flat, grid, float(model.radius), wanted, device)
         return _of_all(found, mine, len(images)), axes, slices
@@ -268,7 +270,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
     def poses(self, model: MarginalDensity, images: ImageSpectra | None = None) -> "Poses":
         """The most likely poses of the images, or of others, on a grid of the present radius, turned as it last was."""
         turn, radius = model.turn.numpy(), float(model.radius)
-        grid = Grid(self.orientations(radius, turn), self.offsets.tried(model))
+        grid = PoseGrid(self.orientations(radius, turn), self.offsets.tried(model))
         if images is None and self._whole is not None and torch.equal(self._whole[0], model.voxels.detach()):
             found = self._whole[1]  # the last evaluation of the finish
         else:
@@ -291,7 +293,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         padded, points = 2 * side, values.shape[-1]
         disc, grids = self.images.disc, []
         for of_class, weight in zip(values, weights, strict=True):
-            grid = np.zeros((padded, padded, padded // 2 + 1, 3))  # float64: see `Found`
+            grid = np.zeros((padded, padded, padded // 2 + 1, 3))  # float64: see `SearchResult`
             search_kernels.insert_slices(grid, axes, disc.kx[:points], disc.ky[:points], of_class, weight)
             grids.append(grid)
         distributed.add(*grids)
@@ -388,7 +390,7 @@ class Marginal(sciml.Problem[MarginalDensity, Drawn]):
         return apply
 
 
-def _of_all(found: Found, mine: slice, count: int) -> Found:
+def _of_all(found: SearchResult, mine: slice, count: int) -> SearchResult:
     """What is said of each image, from what the processes say of theirs."""
     if distributed.size() == 1:
         return found

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from sciml_cryoem.imaging import orientations
 from sciml_cryoem.initial_model.search_plan import HALF_LIFE, Plan
-from sciml_cryoem.poses.search import Found
+from sciml_cryoem.poses.search_result import SearchResult
 
 if TYPE_CHECKING:
     from sciml_cryoem.initial_model.marginal import MarginalDensity
@@ -33,7 +33,7 @@ class OffsetRange:
         length = np.hypot(*self.tried(model).T)
         return length > length.max() - 0.5 * self._step
 
-    def watch(self, model: "MarginalDensity", found: Found, images: int) -> None:
+    def watch(self, model: "MarginalDensity", found: SearchResult, images: int) -> None:
         """Count the images of a batch whose likeliest offset is at the end of the range."""
         there = self._outermost(model)[found.places[:, 0, 0]].sum()
         model.edge.mul_(0.5 ** (images / HALF_LIFE)).add_(torch.tensor([float(there), images], dtype=torch.float64))

@@ -25,8 +25,8 @@ from sciml_cryoem.imaging.devices import warm_up
 from sciml_cryoem.initial_model.final_poses import Block, FinalPoses, centered
 from sciml_cryoem.initial_model.marginal import PREDICTED, Marginal, MarginalDensity, Poses
 from sciml_cryoem.initial_model.search_plan import FRONTIER, HALF_LIFE, START, Plan
-from sciml_cryoem.poses.image_spectra import ImageSpectra, image_spectra, whitened
-from sciml_cryoem.reconstruction.accumulation import Settings, batches, measure_noise, views_of
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra, whitened
+from sciml_cryoem.reconstruction.images import ImageSettings, batches, measure_noise, views_of
 
 STEP = sciml.SGD(lr=0.5)
 """Half of the preconditioned gradient: expectation maximisation that remembers the last few batches."""
@@ -57,7 +57,7 @@ Look = Callable[[str, Float[np.ndarray, "classes m m m"], float], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class AbInitioOptions:
     """How to search.
 
     Attributes:
@@ -74,7 +74,7 @@ class Options:
     classes: int = 1
     symmetry: str = "C1"
     diameter: float | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: ImageSettings = field(default_factory=ImageSettings)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class AbInitio(Marginal):
 
     evaluate_every = 1
 
-    def __init__(self, particles: Particles, images: ImageSpectra, plan: Plan, options: Options) -> None:
+    def __init__(self, particles: Particles, images: ImageSpectra, plan: Plan, options: AbInitioOptions) -> None:
         super().__init__(images, plan, options.symmetry, options.settings.device)
         self.extent = particles.box * particles.pixel_size
 
@@ -206,7 +206,7 @@ class ResolutionSwitch(AutoSwitch):
 @threadpool_limits.wrap(limits=1)  # products are small: a BLAS's threads would wait for each other longer than work
 def abinitio(
     particles: Particles,
-    options: Options | None = None,
+    options: AbInitioOptions | None = None,
     run: sciml.Run | None = None,
     watch: Callable[[int], None] | None = None,
     look: Look | None = None,
@@ -224,7 +224,7 @@ def abinitio(
         InputError: fewer than 50 images, an unusable image, or an unknown symmetry.
         KeyboardInterrupt: a solve was interrupted; with `run`, that of the winner goes on from there.
     """
-    options = options or Options()
+    options = options or AbInitioOptions()
     if len(particles) < 50:
         raise InputError(f"{particles.path}: {len(particles)} particles; ab initio needs at least 50.")
     settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
@@ -244,13 +244,12 @@ def abinitio(
     phases = [replace(STEP, steps=STEPS), FINISH]
     solution = _whole(sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage))
     _show(look, "the end", problem, model)
-    final = FinalPoses(problem, model, noise)
-    parts = [final.add(Block(images, views.take(chosen), problem.poses(model)))]
+    final = FinalPoses(problem, model)
+    parts = [final.add(Block(images, problem.poses(model)))]
     others = np.setdiff1d(np.arange(len(particles)), chosen)
     for part, block in batches(particles, settings, others):
-        of_part = views.take(others[part])
-        spectra = whitened(block, images.disc, noise, of_part)
-        parts.append(final.add(Block(spectra, of_part, problem.poses(model, spectra))))
+        spectra = whitened(block, images.disc, noise, views.take(others[part]))
+        parts.append(final.add(Block(spectra, problem.poses(model, spectra))))
         if watch:
             watch(len(chosen) + part.stop)
     poses = Poses.joined(parts).take(np.argsort(np.concatenate([chosen, others])))
@@ -270,7 +269,7 @@ def _whole(solution: sciml.Solution) -> sciml.Solution:
 
 
 def _race(
-    problem: AbInitio, options: Options, draw: np.random.Generator, look: Look | None
+    problem: AbInitio, options: AbInitioOptions, draw: np.random.Generator, look: Look | None
 ) -> tuple[MarginalDensity, list[dict[str, Any]]]:
     """The most promising of several starts, and how they fared."""
     order = draw.permutation(problem.size)

@@ -19,8 +19,9 @@ from jaxtyping import Float, Int
 
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf
-from sciml_cryoem.poses.focus import refocus
-from sciml_cryoem.poses.polish import Observed, Polished, Reference
+from sciml_cryoem.poses.focus import DefocusPrior
+from sciml_cryoem.reconstruction.insertion import Views
+from sciml_cryoem.reconstruction.noise import NoiseModel
 from sciml_cryoem.refinement.refined_poses import Poses
 
 PRIOR = 300.0
@@ -60,21 +61,17 @@ class Focus:
         table[:, 0:3] -= np.pi * (self.wavelength[rows] * offset)[:, None] * table[:, 3:6]
         return table.astype(self.file.dtype)
 
-    def refine(
-        self, reference: Reference, observed: Observed, found: Polished, rows: Int[np.ndarray, " n"], spread: float
-    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Offset from the value in the file, and its posterior deviation, of images of a half set at their poses.
+    def prior(self, rows: Int[np.ndarray, " n"], spread: float, views: Views, noise: NoiseModel) -> DefocusPrior:
+        """What is known of images of a half set before their defocus is refined.
 
         Args:
-            reference: map of the half set.
-            observed: the images.
-            found: their poses.
             rows: which images they are.
             spread: deviation of the prior, Angstrom.
+            views: CTF and noise kind of all images.
+            noise: of these kinds.
         """
-        images = replace(observed, ctf=self.file[rows])
-        focused = refocus(reference, images, found, self.wavelength[rows], spread)
-        return focused.offset, focused.deviation
+        groups, wavelength = views.groups[rows], self.wavelength[rows]
+        return DefocusPrior(self.file[rows], groups, noise.whitening, wavelength, spread)
 
 
 def prior_spread(poses: Poses, halves: Int[np.ndarray, " n"], before: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:

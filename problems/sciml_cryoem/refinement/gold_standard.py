@@ -74,6 +74,7 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
         watch: called with the record of each step.
     """
 
+    size: int
     divides = False  # a pass shares the images of a batch among the processes
     evaluate_every = 1
 

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 
 from sciml.errors import InputError
 from sciml_cryoem.files.particle_set import Particles
-from sciml_cryoem.poses.image_spectra import Disc
-from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise
+from sciml_cryoem.imaging.half_plane import Disc
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise
 from sciml_cryoem.reconstruction.noise import NoiseModel
 
 POOLED = 20.0
@@ -27,7 +27,7 @@ def kinds_of(groups: Int[np.ndarray, " n"], halves: Int[np.ndarray, " n"]) -> In
 
 
 def measure_halves(
-    particles: Particles, groups: Int[np.ndarray, " n"], halves: Int[np.ndarray, " n"], settings: Settings
+    particles: Particles, groups: Int[np.ndarray, " n"], halves: Int[np.ndarray, " n"], settings: ImageSettings
 ) -> NoiseModel:
     """Noise of each kind of images (`kinds_of`) from their backgrounds, that of a half set from its images alone.
 

@@ -12,12 +12,17 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from sciml import distributed
 from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import correct_gridding
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.imaging.symmetry import asymmetric_unit, symmetric_distance, symmetrize_sums
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra, whitened
-from sciml_cryoem.poses.polish import Observed, Polished, PolishOptions, Reference, best_of, polish
-from sciml_cryoem.poses.search import Grid, Wanted, search
-from sciml_cryoem.reconstruction.accumulation import own_batches, own_images
+from sciml_cryoem.poses.focus import refocus
+from sciml_cryoem.poses.polish import best_of, polish
+from sciml_cryoem.poses.polish_values import PolishOptions, PolishResult, ReferenceSpectrum
+from sciml_cryoem.poses.search import search
+from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, whitened
+from sciml_cryoem.reconstruction.images import own_batches, own_images
 from sciml_cryoem.reconstruction.insertion import complete
 from sciml_cryoem.refinement import pass_kernels
 from sciml_cryoem.refinement.half_maps import RefinementState
@@ -89,17 +94,18 @@ class ImagePass:
         box, radius = images.box, state.radius
         self.side = images.side(images.reach(radius))
         self.wide = images.collected(radius)
-        self.near = Disc(box, min(radius, box / 2))
+        self.compared = min(radius, box / 2)
+        self.near = Disc(box, self.compared)
         places = (*self.wide.table_places, self.wide.shell.astype(np.int64))
         self._points = (self.wide.kx.astype(np.float32), self.wide.ky.astype(np.float32), *places)
         self.spectra = [self._spectrum(volume) for volume in maps]
-        self.references = [Reference(self._spectrum(volume * state.mask), self.near) for volume in maps]
+        self.references = [ReferenceSpectrum(self._spectrum(volume * state.mask), self.near) for volume in maps]
         self.power = [self._mean_power(reference) for reference in self.references]
         if reach is not None:
             self.search_radius = min(radius, images.search_radius)
             rotations = orientations.turned(orientations.half_turn_grid(2), turn)
             rotations = rotations[asymmetric_unit(rotations[:, 2], images.group)]
-            self.grid = Grid(rotations, orientations.shift_disc(reach, box / 32))
+            self.grid = PoseGrid(rotations, orientations.shift_disc(reach, box / 32))
             disc = Disc(box, self.search_radius)
             self.slices = [_slices(reference.spectrum, rotations, disc) for reference in self.references]
 
@@ -108,7 +114,7 @@ class ImagePass:
         coarse = correct_gridding(fourier.resample(volume, self.side), 2)
         return fourier.transform_padded(coarse, 2 * self.side).astype(np.complex64)
 
-    def _mean_power(self, reference: Reference) -> np.ndarray:
+    def _mean_power(self, reference: ReferenceSpectrum) -> np.ndarray:
         """Mean over all views of the power of projections, at each point that is compared."""
         slices = _slices(reference.spectrum, orientations.half_turn_grid(1), self.near)
         return np.square(np.abs(slices)).mean(0).astype(np.float64)
@@ -130,7 +136,7 @@ class ImagePass:
             for part, pixels in own_batches(self.images.particles, self.images.settings, rows):
                 views = self._views(rows[part], poses.defocus[part])
                 spectra = whitened(pixels, self.wide, self.noise, views)
-                self._block(part, rows, (spectra, views), (known, wanted), result)
+                self._block(part, rows, spectra, (known, wanted), result)
         self._bring_together(len(rows), result)
         for grid in result.grids:
             complete(grid)
@@ -161,9 +167,8 @@ class ImagePass:
         rows = [*vars(result.poses).values(), result.misfit, result.searched, result.jumped]
         distributed.gather(own_images(count), *rows)
 
-    def _block(self, part: slice, rows: np.ndarray, seen: tuple, flags: tuple, result: PassResult) -> None:
+    def _block(self, part: slice, rows: np.ndarray, spectra: ImageSpectra, flags: tuple, result: PassResult) -> None:
         """Both halves of a block, images that are searched apart from those that are not."""
-        spectra, views = seen
         known, wanted = (flag[part] for flag in flags)
         halves = self.images.halves[rows[part]]
         for half in (1, 2):
@@ -171,11 +176,12 @@ class ImagePass:
                 mine = np.flatnonzero((halves == half) & (wanted == searched))
                 if not len(mine):
                     continue
-                observed = self._observed(spectra.take(mine), views.take(mine))
+                here = spectra.take(mine)
+                observed = here.up_to(self.compared)
                 at = part.start + mine
                 poses = result.poses.take(at)
                 if searched:
-                    found, jumped = self._searched(half, spectra.take(mine), observed, poses, known[mine])
+                    found, jumped = self._searched(half, here, observed, poses, known[mine])
                     result.jumped[at] = jumped
                 else:
                     options = PolishOptions(scale=True)
@@ -183,30 +189,24 @@ class ImagePass:
                         self.references[half - 1], observed, poses.rotations, poses.offsets, options, self.device
                     )
                 result.searched[at] = searched
-                self._conclude(half, rows[at], (found, observed, spectra.take(mine)), poses, result.residuals)
-                result.misfit[at] = self._insert(half, found, spectra.take(mine), poses, result.grids[half - 1])
+                self._conclude(half, rows[at], (found, observed, here), poses, result.residuals)
+                result.misfit[at] = self._insert(half, found, here, poses, result.grids[half - 1])
                 if not searched:
                     # Inserted with the scales of the step before, which are about 1: the new ones also undo the filter
                     # of the map, and would take its amplitude away, more with each step.
                     poses.scale[:] = found.scale
                 result.poses.put(at, poses)
 
-    def _observed(self, spectra: ImageSpectra, views) -> Observed:
-        values = np.ascontiguousarray(spectra.values[:, : len(self.near)])
-        values[:, 0] *= np.float32(np.sqrt(2.0))  # `polish` itself counts the origin half
-        return Observed(values, views.ctf, views.groups, np.sqrt(self.noise.weights))
-
     def _searched(
-        self, half: int, spectra: ImageSpectra, observed: Observed, poses: Poses, known: np.ndarray
-    ) -> tuple[Polished, np.ndarray]:
+        self, half: int, spectra: ImageSpectra, observed: ImageSpectra, poses: Poses, known: np.ndarray
+    ) -> tuple[PolishResult, np.ndarray]:
         """The best of the likeliest poses on the grid, polished, or of the pose that an image had; which jumped."""
         reference = self.references[half - 1]
         scored = spectra.up_to(self.search_radius)
-        wanted = Wanted(sums=False, poses=CANDIDATES)
+        wanted = SearchRequest(sums=False, poses=CANDIDATES)
         best = search(scored, self.slices[half - 1], self.grid, self.search_radius, wanted, self.device)
         starts, offsets = self.grid.poses(best.places)
-        low = replace(observed, values=np.ascontiguousarray(observed.values[:, : len(scored.disc)]))
-        first, _ = best_of(replace(reference, plane=scored.disc), low, starts, offsets, device=self.device)
+        first, _ = best_of(replace(reference, plane=scored.disc), scored, starts, offsets, device=self.device)
         fresh = polish(reference, observed, first.rotations, first.offsets, device=self.device)
         jumped = np.zeros(len(spectra), bool)
         old = np.flatnonzero(known)
@@ -228,7 +228,7 @@ class ImagePass:
         kinds = self.images.views.groups[rows]
         factors = np.stack([polished.scale, poses.weights], 1).astype(np.float32)
         pass_kernels.judge(
-            self.references[half - 1].spectrum, _axes(polished.rotations), self._points, spectra.arrays,
+            self.references[half - 1].spectrum, slice_axes(polished.rotations, 2), self._points, spectra.arrays,
             self.wide.phase_tables(polished.offsets), factors, self.power[half - 1], kinds, left, out,
         )  # fmt: skip
         residuals.add(left, kinds, poses.weights)
@@ -239,31 +239,27 @@ class ImagePass:
         poses.contrast[:] = product / np.maximum(expected, 1e-3)
         poses.strength[:] = np.sqrt(expected / np.maximum(mean, 1e-3))
         if self.state.focusing and self.images.focus is not None:
-            poses.defocus[:], poses.defocus_deviation[:] = self.images.focus.refine(
-                self.references[half - 1], observed, polished, rows, float(self.state.prior_spread[half - 1])
-            )
+            spread = float(self.state.prior_spread[half - 1])
+            prior = self.images.focus.prior(rows, spread, self.images.views, self.noise)
+            refocused = refocus(self.references[half - 1], observed, polished, prior)
+            poses.defocus[:], poses.defocus_deviation[:] = refocused.offset, refocused.deviation
 
     def _insert(
-        self, half: int, found: Polished, spectra: ImageSpectra, poses: Poses, grid: np.ndarray
+        self, half: int, found: PolishResult, spectra: ImageSpectra, poses: Poses, grid: np.ndarray
     ) -> Float[np.ndarray, " n"]:
         """Add what the unmasked half map leaves of images to the sums; the misfit of each of them."""
         misfit = np.empty(len(poses.weights))
         factors = np.stack([poses.scale, poses.weights], 1).astype(np.float32)
         pass_kernels.insert_residuals(
-            grid, self.spectra[half - 1], _axes(found.rotations), self._points[:4], spectra.arrays,
+            grid, self.spectra[half - 1], slice_axes(found.rotations, 2), self._points[:4], spectra.arrays,
             self.wide.phase_tables(found.offsets), factors, misfit,
         )  # fmt: skip
         return misfit * poses.weights
 
 
-def _axes(rotations: np.ndarray) -> Float[np.ndarray, "views 2 3"]:
-    """Directions of kx and ky in a padded transform."""
-    return np.ascontiguousarray(2.0 * rotations[:, :2], np.float32)
-
-
 def _slices(spectrum: np.ndarray, rotations: np.ndarray, disc: Disc) -> Complex[np.ndarray, "views points"]:
     """Central slices of a padded transform."""
-    axes = _axes(rotations)
+    axes = slice_axes(rotations, 2)
     out = np.empty((len(axes), len(disc)), np.complex64)
     kernels.gather(spectrum, axes, disc.kx, disc.ky, out)
     return out

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 
 from sciml.errors import InputError
 from sciml_cryoem.files.particle_set import Particles
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.symmetry import point_group
-from sciml_cryoem.poses.image_spectra import Disc
-from sciml_cryoem.reconstruction.accumulation import Settings, views_of
+from sciml_cryoem.reconstruction.images import ImageSettings, views_of
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import NoiseModel
 from sciml_cryoem.refinement.defocus import Focus
@@ -22,7 +22,7 @@ AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Options:
+class RefineOptions:
     """How to refine.
 
     Attributes:
@@ -31,6 +31,7 @@ class Options:
         diameter: of the particle, Angstrom; None: it may fill the box.
         symmetry: point group; the start map must have its axes where RELION has them.
         iterations: passes over all images at most.
+        mask: of the final maps and their FSC (`ReconstructOptions.mask`).
         defocus: whether to refine that of every particle, once the resolution tells it.
         settings: how images are read.
     """
@@ -40,8 +41,9 @@ class Options:
     diameter: float | None = None
     symmetry: str = "C1"
     iterations: int = 15
+    mask: str | Float[np.ndarray, "n n n"] = "auto"
     defocus: bool = False
-    settings: Settings = field(default_factory=Settings)
+    settings: ImageSettings = field(default_factory=ImageSettings)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class ImageSet:
     """
 
     particles: Particles
-    settings: Settings
+    settings: ImageSettings
     halves: Int[np.ndarray, " n"]
     views: Views
     noise: NoiseModel
@@ -73,7 +75,7 @@ class ImageSet:
     search_radius: float
 
     @classmethod
-    def prepare(cls, particles: Particles, options: Options) -> "ImageSet":
+    def prepare(cls, particles: Particles, options: RefineOptions) -> "ImageSet":
         """Half sets, noise and limits of a particle set.
 
         Raises:

@@ -13,7 +13,7 @@ from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.refinement.defocus import with_defocus
 from sciml_cryoem.refinement.gold_standard import Refinement
 from sciml_cryoem.refinement.half_maps import Iteration
-from sciml_cryoem.refinement.image_set import ImageSet, Options
+from sciml_cryoem.refinement.image_set import ImageSet, RefineOptions
 from sciml_cryoem.refinement.particle_weights import UNTOLD
 from sciml_cryoem.refinement.refined_poses import Poses, with_poses
 from sciml_cryoem.refinement.rest import RefinementSwitch
@@ -59,7 +59,7 @@ class Refined:
 def refine(
     particles: Particles,
     start: Float[np.ndarray, "n n n"],
-    options: Options | None = None,
+    options: RefineOptions | None = None,
     watch: Callable[[Iteration], None] | None = None,
     stage: Stage | None = None,
 ) -> Refined:
@@ -77,7 +77,7 @@ def refine(
         InputError: a start map of another box, an unusable image, or a checkpoint of other images.
         KeyboardInterrupt: the solve was interrupted; with a stage, it goes on from there.
     """
-    options = options or Options()
+    options = options or RefineOptions()
     images = ImageSet.prepare(particles, options)
     problem = Refinement(images, begin(images, start), watch)
     model = problem.model(BATCHES + options.iterations)

@@ -7,10 +7,12 @@ from jaxtyping import Float
 
 from sciml.errors import InputError
 from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import correct_gridding
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.poses.contrast import fits_negative
-from sciml_cryoem.poses.image_spectra import Disc, image_spectra
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
 from sciml_cryoem.reconstruction.noise import sample_indices
 from sciml_cryoem.refinement.image_set import ImageSet
 
@@ -56,7 +58,7 @@ def begin(images: ImageSet, start: Float[np.ndarray, "n n n"]) -> Start:
     side, disc = images.side(radius), Disc(box, radius)
     spectrum = fourier.transform_padded(correct_gridding(fourier.resample(filtered, side), 2), 2 * side)
     spectrum = spectrum.astype(np.complex64)
-    axes = np.ascontiguousarray(2.0 * orientations.half_turn_grid(0)[:, :2], np.float32)
+    axes = slice_axes(orientations.half_turn_grid(0), 2)
     slices, ring = np.empty((len(axes), len(disc)), np.complex64), disc.shell > 0
     kernels.gather(spectrum, axes, disc.kx, disc.ky, slices)
     mean = np.square(np.abs(slices[:, ring])).mean(0)
@@ -82,7 +84,7 @@ def begin(images: ImageSet, start: Float[np.ndarray, "n n n"]) -> Start:
     return Start(np.stack(maps), np.stack(weights), np.stack(powers))
 
 
-def _shell_weight(seen) -> Float[np.ndarray, " radii"]:
+def _shell_weight(seen: ImageSpectra) -> Float[np.ndarray, " radii"]:
     """Mean weight of a Fourier voxel in each shell, for one image: the squares of the transfer function of a slice,
     spread over the voxels of the shell (half of each counted)."""
     box = seen.disc.size

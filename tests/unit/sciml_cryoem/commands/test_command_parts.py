@@ -11,7 +11,7 @@ from sciml_cryoem.commands import abinitio as abinitio_command
 from sciml_cryoem.commands import parts as command_parts
 from sciml_cryoem.commands import refine as refine_command
 from sciml_cryoem.commands.parts import PAYS, chosen_device
-from sciml_cryoem.reconstruction.accumulation import Settings
+from sciml_cryoem.reconstruction.images import ImageSettings
 
 from sciml.command_line import devices
 from sciml.command_line.main import main
@@ -48,7 +48,7 @@ def test_the_searches_are_told(
     refine = refine_command._read(refine_command.Options(particles=star, reference=truth, out=out, device=given))[2]
     for settings in (abinitio.settings, refine.settings):
         assert settings.device == expected
-        assert (settings.batch_mb > Settings.batch_mb) == (expected == "cuda")
+        assert (settings.batch_mb > ImageSettings.batch_mb) == (expected == "cuda")
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,14 @@ import pytest
 import torch
 from problem_contract import ProblemContract
 from sciml_cryoem.imaging import ctf, fourier, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.imaging.symmetry import point_group, symmetrize_map
 from sciml_cryoem.initial_model import marginal
 from sciml_cryoem.initial_model.marginal import HALF_LIFE, PREDICTED, Drawn, Marginal, MarginalDensity
 from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
 from sciml_cryoem.poses.pose_error import pose_error
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 BOX = 32
 PLAN = replace(Plan.fit(BOX), stop=10.0, shift_range=1.0, shift_step=1.0)  # five shifts: fast

@@ -10,6 +10,7 @@ from sciml_cryoem.files.mrc import read_volume
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import fourier
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.symmetry import point_group
 from sciml_cryoem.initial_model import start_map
 from sciml_cryoem.initial_model.final_poses import Block, FinalPoses, centered
@@ -17,9 +18,9 @@ from sciml_cryoem.initial_model.marginal import Marginal, MarginalDensity, Poses
 from sciml_cryoem.initial_model.search_plan import Plan
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import soft_sphere
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra, image_spectra
 from sciml_cryoem.poses.pose_error import pose_error
-from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise, views_of
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_images_that_took_no_part_are_read_once_and_get_poses_as_good(
 ) -> None:
     monkeypatch.setattr(start_map, "MOST", 400)
     seen: list[int] = []
-    options = start_map.Options(seed=1, settings=Settings(batch_mb=1.0))
+    options = start_map.AbInitioOptions(seed=1, settings=ImageSettings(batch_mb=1.0))
     found = start_map.abinitio(particles, options, watch=seen.append)
     assert seen == sorted(seen)
     assert 400 in seen
@@ -55,7 +56,7 @@ def test_images_that_took_no_part_are_read_once_and_get_poses_as_good(
 
 def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles, truth: np.ndarray) -> None:
     """In every shell collected, beyond the first zeros of the CTF as well, however the images are cut into blocks."""
-    settings, views = Settings(), views_of(particles)
+    settings, views = ImageSettings(), views_of(particles)
     noise = measure_noise(particles, views.groups, settings)
     images = image_spectra(particles, views, noise, 18.0, settings)
     problem = Marginal(images, Plan.fit(particles.box))
@@ -64,10 +65,10 @@ def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles
     nothing = np.zeros(len(particles))
     poses = Poses(particles.rotations, particles.origins / particles.pixel_size, nothing.astype(int), nothing)
     with torch.no_grad():
-        at_once, in_parts, wrong = (FinalPoses(problem, model, noise) for _ in range(3))
-        found = at_once.add(Block(images, views, poses))
+        at_once, in_parts, wrong = (FinalPoses(problem, model) for _ in range(3))
+        found = at_once.add(Block(images, poses))
         for rows in np.array_split(np.arange(len(particles)), 3):
-            in_parts.add(Block(images, views, poses).take(rows))
+            in_parts.add(Block(images, poses).take(rows))
         wrong.insert(0, images, np.roll(poses.rotations, 1, 0), poses.offsets)
         whole, parts, other = (each.maps()[0] for each in (at_once, in_parts, wrong))
     assert np.linalg.norm(parts - whole) < 1e-5 * np.linalg.norm(whole)
@@ -84,7 +85,7 @@ def _resting(particles: Particles, signal: float) -> tuple[start_map.AbInitio, s
     values = np.full((4, len(disc)), np.sqrt((signal + len(disc) - 0.5) / len(disc)), np.complex64)
     images = ImageSpectra(disc, values, np.zeros(values.shape, np.float32))
     plan = replace(Plan.fit(particles.box), start=14.0, stop=14.0)
-    problem = start_map.AbInitio(particles, images, plan, start_map.Options())
+    problem = start_map.AbInitio(particles, images, plan, start_map.AbInitioOptions())
     model = MarginalDensity(problem.plan, problem.blob(1, np.random.default_rng(0)))
     model.predicted[-1] = 1e4
     return problem, start_map.ResolutionSwitch(problem, model)
@@ -145,7 +146,7 @@ def test_offsets_beyond_the_range_are_noticed(
     particles: Particles, truth: np.ndarray, offset: float, cut: bool
 ) -> None:
     """Images all moved by 7 pixels, where 4 are tried, against the true map."""
-    settings, views = Settings(), views_of(particles)
+    settings, views = ImageSettings(), views_of(particles)
     images = image_spectra(particles, views, measure_noise(particles, views.groups, settings), 14.0, settings)
     moved = images.values * images.disc.phases(np.array([[offset, 0.0]]))
     problem = Marginal(replace(images, values=moved.astype(np.complex64)), Plan.fit(particles.box))

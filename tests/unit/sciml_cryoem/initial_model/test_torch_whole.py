@@ -15,9 +15,9 @@ from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import low_pass, soft_sphere
 from sciml_cryoem.poses import torch_search
-from sciml_cryoem.poses.image_spectra import image_spectra
-from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise, views_of
-from sciml_cryoem.refinement.gold_standard import Options, Refinement
+from sciml_cryoem.reconstruction.image_spectra import image_spectra
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
+from sciml_cryoem.refinement.gold_standard import Refinement, RefineOptions
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
 
 BOX, PIXEL = 32, 5.0
@@ -60,7 +60,7 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monk
     """From the same map: two classes, some of the images taken for all. Small draws are left to the compiled loops."""
     calls, search = [], torch_search.search
     monkeypatch.setattr(torch_search, "search", lambda *given: calls.append(given[-1]) or search(*given))
-    settings, views, plan = Settings(), views_of(particles), Plan.fit(BOX)
+    settings, views, plan = ImageSettings(), views_of(particles), Plan.fit(BOX)
     noise = measure_noise(particles, views.groups, settings)
     images = image_spectra(particles, views, noise, plan.stop + FRONTIER, settings)
     half = torch.from_numpy(orientations.random_turns(1, np.random.default_rng(3)))
@@ -92,7 +92,7 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monk
 def test_a_start_map_from_nothing(particles: Particles, device: str) -> None:
     """Small draws, whose course rounding would decide, are left to the compiled loops."""
     first, second = (
-        start_map.abinitio(particles, start_map.Options(starts=1, settings=Settings(device=where)))
+        start_map.abinitio(particles, start_map.AbInitioOptions(starts=1, settings=ImageSettings(device=where)))
         for where in ("cpu", device)
     )
     assert _agreement(first.maps[0], second.maps[0]) > 0.999
@@ -106,7 +106,7 @@ def test_refined_half_maps(particles: Particles, truth: np.ndarray, device: str)
     """Searched iterations and one that only polishes, with scales."""
     states = []
     for where in ("cpu", device):
-        state = Refinement(particles, low_pass(truth, PIXEL, 25.0), Options(settings=Settings(device=where)))
+        state = Refinement(particles, low_pass(truth, PIXEL, 25.0), RefineOptions(settings=ImageSettings(device=where)))
         for _ in range(3):
             record = state.step()
         states.append((state, record))

@@ -11,16 +11,17 @@ from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.files.star import write_star
 from sciml_cryoem.imaging import kernels, rotations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.maps.fsc import fsc, resolution
 from sciml_cryoem.maps.masks import low_pass, soft_sphere
-from sciml_cryoem.poses.image_spectra import Disc, whitened
+from sciml_cryoem.reconstruction.image_spectra import whitened
 from sciml_cryoem.refinement.checkpoint import restore, state_of
 from sciml_cryoem.refinement.gold_standard import (
     Iteration,
-    Options,
     Poses,
     Refined,
     Refinement,
+    RefineOptions,
     refine,
     settled,
     with_poses,
@@ -73,7 +74,7 @@ def _start(truth: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def refined(particles: Particles, truth: np.ndarray) -> Refined:
-    return refine(particles, _start(truth), Options(iterations=6))
+    return refine(particles, _start(truth), RefineOptions(iterations=6))
 
 
 def _errors(found: Refined, particles: Particles) -> tuple[float, float]:
@@ -103,7 +104,7 @@ def test_half_maps_agree_with_the_truth_as_far_as_they_say(
     particles: Particles, truth: np.ndarray, refined: Refined
 ) -> None:
     """The FSC of the halves is honest: against the truth, .5 is reached about where the halves have .143."""
-    state = Refinement(particles, _start(truth), Options())
+    state = Refinement(particles, _start(truth), RefineOptions())
     for _ in range(5):
         record = state.step()
     mask = soft_sphere(BOX, 0.4 * BOX, 0.08 * BOX)
@@ -129,7 +130,7 @@ def test_halves_never_share(half: int, particles: Particles, truth: np.ndarray, 
         return stack
 
     changed = _changed(particles, tmp_path, shuffle)
-    states = [Refinement(each, _start(truth), Options(searches=1)) for each in (particles, changed)]
+    states = [Refinement(each, _start(truth), RefineOptions(searches=1)) for each in (particles, changed)]
     mine = np.flatnonzero(states[0].halves == half)
     kind = half - 1
     for number in range(4):
@@ -171,14 +172,14 @@ def test_the_sums_of_a_half_hold_its_images_alone(
 
     monkeypatch.setattr(Refinement, "_solve", spy)
     for each in (particles, changed):
-        Refinement(each, _start(truth), Options()).step()
+        Refinement(each, _start(truth), RefineOptions()).step()
     np.testing.assert_array_equal(kept[0][half - 1], kept[1][half - 1])
     assert not np.array_equal(kept[0][2 - half], kept[1][2 - half])
 
 
 def test_evidence_is_the_log_likelihood_at_the_pose(particles: Particles, truth: np.ndarray) -> None:
     """2 Re <CTF y, P> - |CTF P|^2 at the poses that came out, each half against its map, the origin by half."""
-    state = Refinement(particles, _start(truth), Options())
+    state = Refinement(particles, _start(truth), RefineOptions())
     state.scale_start()
     state.scale_start = lambda: None
     state.maps[1] = 0.9 * state.maps[1]
@@ -210,7 +211,7 @@ def test_junk_is_down_weighted_and_counted(particles: Particles, truth: np.ndarr
         stack[junk] = draw.normal(size=(len(junk), BOX, BOX))
         return stack
 
-    found = refine(_changed(particles, tmp_path, replace_some), _start(truth), Options(iterations=5))
+    found = refine(_changed(particles, tmp_path, replace_some), _start(truth), RefineOptions(iterations=5))
     good = np.setdiff1d(np.arange(COUNT), junk)
     assert np.mean(found.poses.weights[junk] < 0.5) > 0.95
     assert np.mean(found.poses.weights[good] > 0.9) > 0.97
@@ -231,7 +232,7 @@ def test_another_molecule_is_left_out(particles: Particles, truth: np.ndarray, t
         stack[junk] = shown[junk]
         return stack
 
-    found = refine(_changed(particles, tmp_path, replace_some), _start(truth), Options(iterations=6))
+    found = refine(_changed(particles, tmp_path, replace_some), _start(truth), RefineOptions(iterations=6))
     good = np.setdiff1d(np.arange(COUNT), junk)
     assert np.mean(found.poses.weights[junk] < 0.5) > 0.9
     assert np.mean(found.poses.weights[good] > 0.5) > 0.97
@@ -239,7 +240,7 @@ def test_another_molecule_is_left_out(particles: Particles, truth: np.ndarray, t
 
 def test_the_grey_scale_of_the_start_map_does_not_matter(particles: Particles, truth: np.ndarray) -> None:
     plain, scaled = (
-        refine(particles, np.float32(factor) * _start(truth), Options(iterations=2)) for factor in (1.0, 7.0)
+        refine(particles, np.float32(factor) * _start(truth), RefineOptions(iterations=2)) for factor in (1.0, 7.0)
     )
     apart = rotations.angular_distance(plain.poses.rotations, scaled.poses.rotations)
     assert np.percentile(apart, 95) < 0.05
@@ -248,7 +249,7 @@ def test_the_grey_scale_of_the_start_map_does_not_matter(particles: Particles, t
 
 
 def test_scale_of_the_start_map_is_that_of_the_images(particles: Particles, truth: np.ndarray) -> None:
-    state = Refinement(particles, 7.0 * _start(truth), Options())
+    state = Refinement(particles, 7.0 * _start(truth), RefineOptions())
     state.scale_start()
     assert state.scales == pytest.approx([1.0 / 7.0, 1.0 / 7.0], rel=0.25)
     assert state.scales[0] != state.scales[1]  # each from the images of its half
@@ -262,7 +263,7 @@ def test_contrast_of_each_image_is_found(particles: Particles, truth: np.ndarray
     def dim(stack: np.ndarray) -> np.ndarray:
         return stack + (gain - 1.0)[:, None, None] * (shown - empty)
 
-    found = refine(_changed(particles, tmp_path, dim), _start(truth), Options(iterations=6, searches=1))
+    found = refine(_changed(particles, tmp_path, dim), _start(truth), RefineOptions(iterations=6, searches=1))
     scale = found.poses.scale
     assert np.corrcoef(scale, gain)[0, 1] > 0.95
     ratio = (scale / np.median(scale)) / (gain / np.median(gain))
@@ -275,7 +276,7 @@ def test_noise_gives_no_resolution_beyond_the_start(particles: Particles, truth:
     """Einstein from noise: the start map is there, in no image. Half maps must not come to agree on more."""
     draw = np.random.default_rng(9)
     noise = _changed(particles, tmp_path, lambda stack: draw.normal(size=stack.shape))
-    found = refine(noise, _start(truth), Options(iterations=5, start_resolution=START))
+    found = refine(noise, _start(truth), RefineOptions(iterations=5, start_resolution=START))
     assert all(record.resolution > 0.9 * START for record in found.iterations)
     assert all(record.radius < BOX * PIXEL / START + 3.0 for record in found.iterations)
     assert found.tells_nothing
@@ -311,12 +312,12 @@ def test_with_poses_keeps_every_column(particles: Particles) -> None:
 
 
 def test_it_goes_on_from_its_state_to_the_same_bits(particles: Particles, truth: np.ndarray) -> None:
-    whole = Refinement(particles, _start(truth), Options())
+    whole = Refinement(particles, _start(truth), RefineOptions())
     whole.step()
     kept = state_of(whole)
     kept = type(kept)({name: np.array(value) for name, value in kept.tensors.items()}, dict(kept.numbers))
     record = whole.step()
-    other = Refinement(particles, np.zeros_like(truth), Options(seed=5))
+    other = Refinement(particles, np.zeros_like(truth), RefineOptions(seed=5))
     other.halves = whole.halves
     restore(other, kept)
     assert len(other.iterations) == 1
@@ -325,7 +326,7 @@ def test_it_goes_on_from_its_state_to_the_same_bits(particles: Particles, truth:
     np.testing.assert_array_equal(other.poses.rotations, whole.poses.rotations)
     np.testing.assert_array_equal(other.maps[0], whole.maps[0])
     np.testing.assert_array_equal(other.noise.power, whole.noise.power)
-    smaller = Refinement(particles.select(np.arange(50)), truth, Options())
+    smaller = Refinement(particles.select(np.arange(50)), truth, RefineOptions())
     with pytest.raises(InputError, match="50"):
         restore(smaller, kept)
 

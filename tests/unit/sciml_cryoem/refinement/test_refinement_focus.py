@@ -10,10 +10,10 @@ from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.files.star import write_star
 from sciml_cryoem.imaging import rotations
 from sciml_cryoem.maps.masks import low_pass
-from sciml_cryoem.reconstruction.accumulation import Settings, views_of
+from sciml_cryoem.reconstruction.images import ImageSettings, views_of
 from sciml_cryoem.refinement.checkpoint import restore, state_of
 from sciml_cryoem.refinement.defocus import PRIOR, Focus, with_defocus
-from sciml_cryoem.refinement.gold_standard import Iteration, Options, Refinement, refine, settled
+from sciml_cryoem.refinement.gold_standard import Iteration, Refinement, RefineOptions, refine, settled
 from sciml_cryoem.refinement.refined_poses import Poses
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
 
@@ -46,7 +46,7 @@ def off() -> np.ndarray:
 def test_wrong_defoci_are_found(right: Particles, off: np.ndarray, truth: np.ndarray) -> None:
     wrong = with_defocus(right, -off)
     start = low_pass(truth, PIXEL, 12.5)
-    with_, without = (refine(wrong, start, Options(iterations=8, defocus=on)) for on in (True, False))
+    with_, without = (refine(wrong, start, RefineOptions(iterations=8, defocus=on)) for on in (True, False))
     assert not any(record.refocused for record in without.iterations)
     assert with_.iterations[-1].refocused and not with_.iterations[0].refocused
     found = with_.poses.defocus
@@ -66,7 +66,7 @@ def test_wrong_defoci_are_found(right: Particles, off: np.ndarray, truth: np.nda
 
 def test_right_defoci_stay(right: Particles, truth: np.ndarray) -> None:
     """The prior narrows, although it began with 300 Angstrom."""
-    found = refine(right, low_pass(truth, PIXEL, 12.5), Options(iterations=9, defocus=True))
+    found = refine(right, low_pass(truth, PIXEL, 12.5), RefineOptions(iterations=9, defocus=True))
     assert found.iterations[-1].refocused
     assert np.sqrt(np.mean(np.square(found.poses.defocus))) < 0.25 * PRIOR
 
@@ -113,7 +113,7 @@ def test_nothing_to_add_leaves_the_set(right: Particles) -> None:
 
 
 def test_it_goes_on_from_its_state_to_the_same_bits(right: Particles, off: np.ndarray, truth: np.ndarray) -> None:
-    wrong, options = with_defocus(right, -off), Options(defocus=True, searches=1)
+    wrong, options = with_defocus(right, -off), RefineOptions(defocus=True, searches=1)
     whole = Refinement(wrong, low_pass(truth, PIXEL, 10.0), options)
     while not (whole.iterations and whole.iterations[-1].refocused):
         assert len(whole.iterations) < 8
@@ -142,4 +142,4 @@ def test_the_first_refinement_of_defocus_is_a_new_beginning() -> None:
 
 def test_without_a_ctf_there_is_no_defocus(right: Particles, truth: np.ndarray) -> None:
     with pytest.raises(InputError, match="defocus"):
-        Refinement(right, truth, replace(Options(), defocus=True, settings=Settings(use_ctf=False)))
+        Refinement(right, truth, replace(RefineOptions(), defocus=True, settings=ImageSettings(use_ctf=False)))
