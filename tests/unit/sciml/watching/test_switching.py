@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sciml.errors import InputError
+from sciml.watching.batch_size import first_batch, grown_batch
 from sciml.watching.noise import NoiseEstimate
-from sciml.watching.switching import ProgressSwitch, SnrSwitch, first_batch, grown_batch, rule_for
+from sciml.watching.switching import ProgressSwitch, SnrSwitch, rule_for
 
 
 def estimate(snr, high, critical=None):
