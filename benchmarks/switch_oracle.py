@@ -1,6 +1,6 @@
 """The switch against the oracle: cost to a target of `solve` with its default rule ("auto"), and beside it with the
-rule that watches the rate of progress ("progress"), against the best fixed switch point by hindsight for each problem and
-seed.
+rule that watches the rate of progress ("progress"), against the best fixed switch point by hindsight for each problem
+and seed.
 
     python benchmarks/switch_oracle.py [--quick] [--seeds 5] [--rivals] [--cases NAME ...]
 

@@ -41,7 +41,8 @@ from sciml_cryoem.refinement.start import Start
 MARGIN = 2
 """Shells beyond the FSC's 0.143 up to which images are compared with the map."""
 JUMPS = 0.005
-"""All images are searched again where more than this share of those that had a pose jumped to a better one."""
+"""All images are searched again where more than this share of those that had a pose jumped to a better one, by two
+standard errors."""
 AGREEMENT = 0.9
 """FSC up to the first radius that the half maps of a first batch are to have."""
 FEWEST = 1000
@@ -200,7 +201,8 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
             log_likelihood=float(mine.evidence.mean()), refocused=state.focusing, images=len(rows),
             next_radius=self._next_radius(state.radius, resolution), fsc=curve,
         )  # fmt: skip
-        jumping = bool(jumped.sum() > JUMPS * old.sum()) if old.any() else state.jumping
+        few = JUMPS * old.sum()
+        jumping = bool(jumped.sum() > few + 2.0 * np.sqrt(few)) if old.any() else state.jumping
         model.store(
             replace(
                 state,
