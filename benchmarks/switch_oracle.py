@@ -134,7 +134,8 @@ def compare(runs: Runs, case: Case, seed: int) -> dict[str, Any]:
     share = rules["auto"]["share"] or 0.0
     fixed: dict[int, float | None] = {}
     for point in sorted(case.points, key=lambda p: abs(p - step)):
-        worth_it = share * point <= HOPELESS * cap or not any(fixed.values())
+        early = rules["auto"]["step"] is None  # the stochastic phase itself met the target
+        worth_it = early or share * point <= HOPELESS * cap or not any(fixed.values())
         fixed[point] = runs.get(case, seed, point, cap)["cost"] if worth_it else None
         cap = min(cap, PATIENCE * (fixed[point] or math.inf))
     reached = {point: cost for point, cost in fixed.items() if cost is not None}

@@ -1,8 +1,8 @@
-"""How a solve went, in one figure: loss and error, gradient signal-to-noise ratio and what it makes stochastic steps
-worth, items used, and resolution if any.
+"""A solve in one figure: loss and error, the gradient's signal-to-noise ratio and what it makes stochastic steps worth,
+items used, and resolution if there is one.
 
-Everything is drawn against loss-and-gradient evaluations per item, the unit in which Adam and a quasi-Newton method can
-be compared. Phases are shaded, the ends of phases are numbered, and the reasons stand below.
+The horizontal axis counts loss-and-gradient evaluations per item, the unit in which Adam and a quasi-Newton method can
+be compared. Phases are shaded. Their ends are numbered, and the reasons stand below.
 """
 
 import io
@@ -31,7 +31,7 @@ REASON_WIDTH = 112
 
 @dataclass(frozen=True)
 class _Trace:
-    """The records of one stage, by kind; spans are (phase, first and last evaluations)."""
+    """The records of one stage, by kind. A span is (phase, first evaluations, last evaluations)."""
 
     steps: list[Record]
     noise: list[Record]

@@ -76,7 +76,7 @@ def test_no_word_is_wrong_usage(sciml: Line) -> None:
     ("words", "message"),
     [
         (["slove"], "Did you mean solve?"),
-        (["xyzzy"], "The words are: demo, solve"),
+        (["xyzzy"], "The commands are: demo, solve"),
         (["rod", "slove"], "Did you mean solve?"),
         (["resume", "missing"], "missing: no such folder"),
         (["resume", "."], "not a run directory"),

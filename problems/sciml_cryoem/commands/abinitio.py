@@ -56,7 +56,7 @@ def run(options: Options) -> int:
         OSError: an output cannot be written.
         KeyboardInterrupt: the user stopped it; the same command goes on.
     """
-    from sciml.command_line.main import DONE, conclude
+    from sciml.command_line.console import DONE, conclude
     from sciml.runs.run import Run
     from sciml_cryoem.commands.parts import image_progress, peak_rss_mb, undone_if_refused
     from sciml_cryoem.initial_model.start_map import abinitio
@@ -307,7 +307,7 @@ def _findings(
 
 
 def _say_all(sentences: list[str]) -> None:
-    from sciml.command_line.main import say
+    from sciml.command_line.console import say
 
     for sentence in sentences:
         say(f"abinitio: {sentence}")

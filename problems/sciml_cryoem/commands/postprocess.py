@@ -60,7 +60,7 @@ def run(options: Options) -> int:
         InputError: bad input; nothing was written.
         OSError: an output cannot be written.
     """
-    from sciml.command_line.main import conclude, say
+    from sciml.command_line.console import conclude, say
     from sciml.runs.run import Run
     from sciml_cryoem.postprocessing.deposition import suggest_contour, write_deposition
     from sciml_cryoem.postprocessing.halves import doubts, find_halves, read_halves

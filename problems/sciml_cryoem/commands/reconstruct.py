@@ -39,7 +39,7 @@ def run(options: Options) -> int:
         InputError: bad input; nothing was written.
         OSError: an output cannot be written.
     """
-    from sciml.command_line.main import conclude
+    from sciml.command_line.console import conclude
     from sciml.runs.run import Run
     from sciml_cryoem.commands.outputs import write_outputs
     from sciml_cryoem.commands.parts import image_progress, peak_rss_mb
@@ -148,6 +148,6 @@ def _say_noise(accumulated: "Accumulated") -> None:
 
 
 def _say(text: str) -> None:
-    from sciml.command_line.main import say
+    from sciml.command_line.console import say
 
     say(f"reconstruct: {text}")

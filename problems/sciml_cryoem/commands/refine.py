@@ -57,7 +57,7 @@ def run(options: Options) -> int:
         OSError: an output cannot be written.
         KeyboardInterrupt: the user stopped it; the same command goes on.
     """
-    from sciml.command_line.main import DONE, conclude
+    from sciml.command_line.console import DONE, conclude
     from sciml.runs.run import Run
     from sciml_cryoem.commands.parts import undone_if_refused
     from sciml_cryoem.commands.refine_outputs import conclude_maps, draw, write
@@ -306,6 +306,6 @@ def _say_iteration(particles: "Particles", record: "Iteration") -> None:
 
 
 def _say(text: str) -> None:
-    from sciml.command_line.main import say
+    from sciml.command_line.console import say
 
     say(f"refine: {text}")

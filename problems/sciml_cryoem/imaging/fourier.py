@@ -143,6 +143,16 @@ def _move_axis_part(array: Any, axis: int, size: int) -> Any:
     return out
 
 
+def resize_half(table: Any, size: int) -> Any:
+    """A half spectrum in FFT order, (m, m, m // 2 + 1), on another side: zeros beyond the smaller one, nothing scaled."""
+    columns = size // 2 + 1
+    kept = np.zeros((*table.shape[:2], columns), table.dtype)
+    kept[..., : min(columns, table.shape[2])] = table[..., :columns]
+    for axis in (0, 1):
+        kept = _move_axis_part(kept, axis, size)
+    return kept
+
+
 def resample(volume: Float[np.ndarray, "m m m"], size: int, radius: float | None = None) -> Float[np.ndarray, "n n n"]:
     """The same field on another grid over the same box, its transform unchanged up to a radius (Fourier pixels).
 
@@ -153,12 +163,7 @@ def resample(volume: Float[np.ndarray, "m m m"], size: int, radius: float | None
     limit = min(len(volume), size) / 2
     spectrum = transform(volume, 3)
     spectrum = spectrum * (squared_radii(len(volume), 3) < min(limit, radius or limit) ** 2)
-    columns = size // 2 + 1
-    kept = np.zeros((*spectrum.shape[:2], columns), spectrum.dtype)
-    kept[..., : min(columns, spectrum.shape[2])] = spectrum[..., :columns]
-    for axis in (0, 1):
-        kept = _move_axis_part(kept, axis, size)
-    return np.asarray(inverse_transform(kept, size, 3))
+    return np.asarray(inverse_transform(resize_half(spectrum, size), size, 3))
 
 
 def moved(volume: Float[np.ndarray, "n n n"], shift: Float[np.ndarray, "3"]) -> Float[np.ndarray, "n n n"]:

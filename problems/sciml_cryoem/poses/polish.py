@@ -167,6 +167,13 @@ class Polished:
         """Some of them."""
         return Polished(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
+    def replaced(self, which: Int[np.ndarray, " some"], others: "Polished") -> "Polished":
+        """These with some replaced by others."""
+        out = Polished(*(np.array(getattr(self, name)) for name in self.__dataclass_fields__))
+        for name in self.__dataclass_fields__:
+            getattr(out, name)[which] = getattr(others, name)
+        return out
+
     def or_better(self, other: "Polished") -> "Polished":
         """Of two refinements of the same images, the one with the smaller misfit of each image."""
         better = other.misfit < self.misfit

@@ -77,16 +77,19 @@ class Residuals:
         self.power, self.points = np.zeros(noise.power.shape), np.zeros(noise.power.shape)
 
     def add(
-        self, left: Float[np.ndarray, "n points"], kinds: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+        self, left: Float[np.ndarray, "kinds shells"], kinds: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
     ) -> None:
-        """Add images: squares of what is left at the points of the disc, and how far each image counts."""
+        """Add images.
+
+        Args:
+            left: weighted power that is left of them, by kind and shell.
+            kinds: of each image.
+            weights: how far each counts.
+        """
         shells = len(self.power.T)
         number = np.bincount(self.disc.shell, minlength=shells)[:shells]
-        for kind in np.unique(kinds):
-            mine = np.flatnonzero(kinds == kind)
-            total = weights[mine].astype(left.dtype) @ left[mine]
-            self.power[kind] += np.bincount(self.disc.shell, total, shells)[:shells]
-            self.points[kind] += number * weights[mine].sum()
+        self.power += left
+        self.points += np.bincount(kinds, weights, len(self.power))[:, None] * number
 
     def noise_found(self) -> NoiseModel:
         """The noise brought up to date. Shell 0 and those beyond the disc change like their neighbors."""

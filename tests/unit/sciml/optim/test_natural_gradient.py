@@ -12,8 +12,8 @@ from sciml.optim import jacobian as jacobians
 from sciml.optim import linearization as linearizations
 from sciml.optim.jacobian import ResidualJacobian
 from sciml.optim.linearization import Dense, Linearization, Products, linearize, lower_gram
+from sciml.optim.method import Status
 from sciml.optim.natural_gradient import LevenbergMarquardt
-from sciml.optim.quasi_newton import Status
 from sciml.parameters import FlatParameters
 from sciml.pde import MLP, derivatives
 

@@ -8,7 +8,8 @@ import torch
 
 import sciml.optim
 from sciml import InputError
-from sciml.optim.quasi_newton import Noise, Status
+from sciml.optim.method import Status
+from sciml.optim.quasi_newton import Noise
 
 KINDS: dict[str, Any] = {"lbfgs": sciml.optim.LBFGS, "self_scaled": sciml.optim.SelfScaled}
 

@@ -13,6 +13,7 @@ from sciml_cryoem.commands import refine as refine_command
 from sciml_cryoem.commands.parts import PAYS, chosen_device
 from sciml_cryoem.reconstruction.accumulation import Settings
 
+from sciml.command_line import devices
 from sciml.command_line.main import main
 from sciml.errors import InputError
 
@@ -20,7 +21,7 @@ from sciml.errors import InputError
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU."""
-    monkeypatch.setattr(command_parts, "_driver_found", lambda: True)
+    monkeypatch.setattr(devices, "_driver_found", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
@@ -53,7 +54,7 @@ def test_the_searches_are_told(
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for driver in (True, False):
-        monkeypatch.setattr(command_parts, "_driver_found", lambda found=driver: found)
+        monkeypatch.setattr(devices, "_driver_found", lambda found=driver: found)
         assert chosen_device("auto", gpu_pays=True) == "cpu"
         with pytest.raises(InputError, match="--device cuda: torch finds no GPU here"):
             chosen_device("cuda")
@@ -62,7 +63,8 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torch_is_not_asked_where_no_driver_is() -> None:
     """Its import would cost a refinement on the CPU two seconds."""
     code = (
-        "import sys; from sciml_cryoem.commands import parts; parts._driver_found = lambda: False; "
+        "import sys; from sciml.command_line import devices; devices._driver_found = lambda: False; "
+        "from sciml_cryoem.commands import parts; "
         "assert parts.chosen_device('auto', gpu_pays=True) == 'cpu'; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -314,7 +314,7 @@ def test_it_goes_on_from_its_state_to_the_same_bits(particles: Particles, truth:
     whole = Refinement(particles, _start(truth), Options())
     whole.step()
     kept = state_of(whole)
-    kept = type(kept)({name: np.array(value) for name, value in kept.arrays.items()}, dict(kept.numbers))
+    kept = type(kept)({name: np.array(value) for name, value in kept.tensors.items()}, dict(kept.numbers))
     record = whole.step()
     other = Refinement(particles, np.zeros_like(truth), Options(seed=5))
     other.halves = whole.halves

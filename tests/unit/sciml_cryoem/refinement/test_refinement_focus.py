@@ -119,7 +119,7 @@ def test_it_goes_on_from_its_state_to_the_same_bits(right: Particles, off: np.nd
         assert len(whole.iterations) < 8
         whole.step()
     kept = state_of(whole)
-    kept = type(kept)({name: np.array(value) for name, value in kept.arrays.items()}, dict(kept.numbers))
+    kept = type(kept)({name: np.array(value) for name, value in kept.tensors.items()}, dict(kept.numbers))
     other = Refinement(wrong, np.zeros_like(truth), options)
     restore(other, kept)
     for state in (whole, other):
