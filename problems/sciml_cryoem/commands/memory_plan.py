@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sciml_cryoem.reconstruction.resources import Resources
     from sciml_cryoem.refinement.image_set import RefineOptions
 
-WITH_TORCH, WITHOUT_TORCH = 400e6, 200e6
+WITH_TORCH = 400e6
 """Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
 TORCH_FOR_CUDA = 330e6
 """What a build of torch for CUDA takes more, on a machine without a GPU (measured)."""
@@ -109,15 +109,19 @@ def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Resourc
     """What `sciml cryoem abinitio` takes."""
     from sciml_cryoem.initial_model.resources import resources
 
-    process = WITH_TORCH + (TORCH_FOR_CUDA if _torch_is_for_cuda() else 0.0)
-    return ResourcePlan("abinitio", process, resources(particles, options))
+    return ResourcePlan("abinitio", _process(), resources(particles, options))
 
 
 def plan_refine(particles: "Particles", options: "RefineOptions") -> ResourcePlan:
     """What `sciml cryoem refine` takes."""
     from sciml_cryoem.refinement.resources import resources
 
-    return ResourcePlan("refine", WITHOUT_TORCH, resources(particles, options))
+    return ResourcePlan("refine", _process(), resources(particles, options))
+
+
+def _process() -> float:
+    """Resident bytes of a process that has imported torch and the kernels."""
+    return WITH_TORCH + (TORCH_FOR_CUDA if _torch_is_for_cuda() else 0.0)
 
 
 def _torch_is_for_cuda() -> bool:

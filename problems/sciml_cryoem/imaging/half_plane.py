@@ -86,10 +86,25 @@ class HalfPlane:
 
     def phases(self, offsets: Float[np.ndarray, "shifts 2"]) -> Complex[np.ndarray, "shifts points"]:
         """exp(-2 pi i k.o / n): undoes offsets o (x, y) in pixels; complex64."""
-        angle = (-2.0 * np.pi / self.size) * (
-            np.multiply.outer(offsets[:, 0], self.kx) + np.multiply.outer(offsets[:, 1], self.ky)
-        )
-        return np.exp(1j * angle).astype(np.complex64)
+        along_x, along_y = self.phase_tables(offsets)
+        columns, rows = self.table_places
+        return along_x[:, columns] * along_y[:, rows]
+
+    def phase_tables(
+        self, offsets: Float[np.ndarray, "shifts 2"]
+    ) -> tuple[Complex[np.ndarray, "shifts line"], Complex[np.ndarray, "shifts line"]]:
+        """Factors of `phases` for kx and for ky (exponentials of two lines, not of every point); complex64."""
+        line = (-2j * np.pi / self.size) * np.arange(-self._reach, self._reach + 1)
+        return tuple(np.exp(offsets[:, axis, None] * line).astype(np.complex64) for axis in (0, 1))  # type: ignore
+
+    @cached_property
+    def table_places(self) -> tuple[Int[np.ndarray, " points"], Int[np.ndarray, " points"]]:
+        """Where the factors of each point stand in `phase_tables`."""
+        return self.kx.astype(np.int64) + self._reach, self.ky.astype(np.int64) + self._reach
+
+    @cached_property
+    def _reach(self) -> int:
+        return int(max(np.abs(self.kx).max(), np.abs(self.ky).max())) if len(self) else 0
 
     def gather(
         self, images: Float[np.ndarray, "batch n n"], offsets: Float[np.ndarray, "batch 2"] | None = None

@@ -140,7 +140,7 @@ class ResolutionSwitch(AutoSwitch):
         self, problem: AbInitio, model: MarginalDensity, rest: int = 2 * HALF_LIFE, look: Look | None = None
     ) -> None:
         super().__init__()
-        self._problem, self._model, self._look = problem, model, look
+        self._problem, self._model, self._show_to = problem, model, look
         self.rest = rest
         self.level: float | None = None
         self.begun = 0
@@ -178,7 +178,7 @@ class ResolutionSwitch(AutoSwitch):
             f"images' signal; offsets to {float(self._model.shift_range):.3g} pixels were tried; {self.spent:.3g} "
             f"gradients of all images are spent: {now}"
         )
-        _show(self._look, "hand-over to all images", self._problem, self._model)
+        _show(self._show_to, "hand-over to all images", self._problem, self._model)
         numbers = {"radius": radius, "predicted": rho, "rested": rested, "rise": rise, "spent": self.spent}
         return Decision(reason, numbers | now.numbers())
 

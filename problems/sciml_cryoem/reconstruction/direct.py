@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml_cryoem.files.particle_set import Particles
+from sciml_cryoem.maps.fsc import FSCCurves
 from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, accumulate
 from sciml_cryoem.reconstruction.prior import PriorEstimate, estimate_prior
 
@@ -35,6 +36,21 @@ class Reconstruction:
     half2: Float[np.ndarray, "n n n"]
     prior: PriorEstimate
     half_sums: HalfSetSums = field(repr=False)
+
+    @property
+    def mask(self) -> Float[np.ndarray, "n n n"] | None:
+        """The mask of full map and FSC, 0 to 1; None for none."""
+        return self.prior.mask
+
+    @property
+    def curves(self) -> FSCCurves:
+        """FSC of the half maps: unmasked, masked, and corrected for the mask."""
+        return self.prior.curves
+
+    @property
+    def resolution(self) -> float:
+        """Where the FSC of the half maps, corrected for the mask, falls to 0.143; Angstrom."""
+        return self.curves.resolution()
 
 
 def reconstruct(particles: Particles, options: ReconstructOptions | None = None) -> Reconstruction:

@@ -20,7 +20,6 @@ from jaxtyping import Float, Int
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf
 from sciml_cryoem.poses.focus import DefocusPrior
-from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import NoiseModel
 from sciml_cryoem.refinement.refined_poses import Poses
 
@@ -61,17 +60,20 @@ class Focus:
         table[:, 0:3] -= np.pi * (self.wavelength[rows] * offset)[:, None] * table[:, 3:6]
         return table.astype(self.file.dtype)
 
-    def prior(self, rows: Int[np.ndarray, " n"], spread: float, views: Views, noise: NoiseModel) -> DefocusPrior:
-        """What is known of images of a half set before their defocus is refined.
+    def prior(
+        self, rows: Int[np.ndarray, " some"], groups: Int[np.ndarray, " some"], noise: NoiseModel, spread: float
+    ) -> DefocusPrior:
+        """What is known of images before their defocus is refined.
 
         Args:
-            rows: which images they are.
+            rows: which images.
+            groups: noise group of each.
+            noise: of these groups.
             spread: deviation of the prior, Angstrom.
             views: CTF and noise kind of all images.
             noise: of these kinds.
         """
-        groups, wavelength = views.groups[rows], self.wavelength[rows]
-        return DefocusPrior(self.file[rows], groups, noise.whitening, wavelength, spread)
+        return DefocusPrior(self.file[rows], groups, noise.whitening, self.wavelength[rows], spread)
 
 
 def prior_spread(poses: Poses, halves: Int[np.ndarray, " n"], before: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
 from sciml import distributed
-from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging import fourier, orientations
 from sciml_cryoem.imaging.half_plane import Disc
-from sciml_cryoem.imaging.projection import correct_gridding
+from sciml_cryoem.imaging.projection import central_slices, correct_gridding
 from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.imaging.symmetry import asymmetric_unit, symmetric_distance, symmetrize_sums
 from sciml_cryoem.poses.focus import refocus
@@ -107,7 +107,7 @@ class ImagePass:
             rotations = rotations[asymmetric_unit(rotations[:, 2], images.group)]
             self.grid = PoseGrid(rotations, orientations.shift_disc(reach, box / 32))
             disc = Disc(box, self.search_radius)
-            self.slices = [_slices(reference.spectrum, rotations, disc) for reference in self.references]
+            self.slices = [central_slices(reference.spectrum, rotations, disc) for reference in self.references]
 
     def _spectrum(self, volume: np.ndarray) -> Complex[np.ndarray, "P P half"]:
         """Padded transform of a map on the grid of this pass."""
@@ -116,7 +116,7 @@ class ImagePass:
 
     def _mean_power(self, reference: ReferenceSpectrum) -> np.ndarray:
         """Mean over all views of the power of projections, at each point that is compared."""
-        slices = _slices(reference.spectrum, orientations.half_turn_grid(1), self.near)
+        slices = central_slices(reference.spectrum, orientations.half_turn_grid(1), self.near)
         return np.square(np.abs(slices)).mean(0).astype(np.float64)
 
     def run(self, rows: Int[np.ndarray, " n"], poses: Poses, known: np.ndarray, wanted: np.ndarray) -> PassResult:
@@ -240,7 +240,7 @@ class ImagePass:
         poses.strength[:] = np.sqrt(expected / np.maximum(mean, 1e-3))
         if self.state.focusing and self.images.focus is not None:
             spread = float(self.state.prior_spread[half - 1])
-            prior = self.images.focus.prior(rows, spread, self.images.views, self.noise)
+            prior = self.images.focus.prior(rows, kinds, self.noise, spread)
             refocused = refocus(self.references[half - 1], observed, polished, prior)
             poses.defocus[:], poses.defocus_deviation[:] = refocused.offset, refocused.deviation
 
@@ -255,11 +255,3 @@ class ImagePass:
             self.wide.phase_tables(found.offsets), factors, misfit,
         )  # fmt: skip
         return misfit * poses.weights
-
-
-def _slices(spectrum: np.ndarray, rotations: np.ndarray, disc: Disc) -> Complex[np.ndarray, "views points"]:
-    """Central slices of a padded transform."""
-    axes = slice_axes(rotations, 2)
-    out = np.empty((len(axes), len(disc)), np.complex64)
-    kernels.gather(spectrum, axes, disc.kx, disc.ky, out)
-    return out

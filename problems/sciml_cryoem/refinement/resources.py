@@ -1,4 +1,4 @@
-"""What `refine` takes, from the arrays that an iteration and the final maps hold at their peak."""
+"""What `refine` takes, from the arrays that a step and the final maps hold at their peak."""
 
 import numpy as np
 
@@ -9,8 +9,10 @@ from sciml_cryoem.poses.search import search_seconds
 from sciml_cryoem.reconstruction.accumulation import sums_memory
 from sciml_cryoem.reconstruction.images import block_bytes, stack_bytes
 from sciml_cryoem.reconstruction.resources import Memory, Resources, disc_points, total
-from sciml_cryoem.refinement.image_set import AHEAD, RefineOptions
+from sciml_cryoem.refinement.image_set import AHEAD, LEAP, RefineOptions
 
+SEARCHES = 2
+"""Passes that search the whole grid for an image, as a rule."""
 TYPICAL_ITERATIONS, TYPICAL_RADIUS = 8, 0.36
 """Of a refinement: iterations where at most 15 are allowed; and the radius up to which images are compared in the end,
 Fourier pixels a pixel of the box (FSC 0.143 at two thirds of Nyquist, and a margin)."""
@@ -36,7 +38,7 @@ def resources(particles: Particles, options: RefineOptions) -> Resources:
 
 def _seconds(particles: Particles, options: RefineOptions, iterations: int) -> float:
     box, count = particles.box, len(particles)
-    searches = min(2, iterations)
+    searches = min(SEARCHES, iterations)
     views = len(orientations.half_turn_grid(2))
     shifts = len(orientations.shift_disc(box / 16, box / 32))
     fills = 0.84 if options.diameter is None else min(1.1 * options.diameter / (box * particles.pixel_size), 0.84)
@@ -48,20 +50,22 @@ def _seconds(particles: Particles, options: RefineOptions, iterations: int) -> f
 
 
 def _volumes(box: int, radius: float) -> Memory:
-    """Padded volumes at the peak of a refinement that compares images up to a radius, in Fourier pixels.
+    """Volumes at the peak of a refinement that compares images up to a radius, in Fourier pixels.
 
-    A step holds the sums of both halves and the spectra of their maps, masked and not, with the part that slices touch,
-    on grids no larger than its radius needs; and on the grid of the images the maps, their gradients, the weights and
-    their copies. The final maps are on grids of twice the box.
+    A step holds the half maps with gradient, weights and copies of these at the box of the images, and its pass
+    (`ImagePass`) sums and spectra of both halves on padded grids no larger than the radius needs. The final maps are on
+    grids of twice the box.
     """
-    side = min(2.0 * np.ceil(radius + AHEAD) + 4, 2.0 * (box // 2) + 4)
+    reach = radius + max(LEAP[0], LEAP[1] * radius) + AHEAD
+    side = min(2.0 * np.ceil(reach) + 4, 2.0 * (box // 2) + 4)
     grid, touched = (2.0 * side) ** 3, (4.0 * radius + 4) ** 3
-    iteration = [
+    step = [
+        ("half maps, their gradient, weights and copies", 120.0 * box**3),
         ("sums of the two halves (half grids, 12 bytes a voxel)", 2 * 6.0 * grid),
         (
-            "spectra of the two maps (8 bytes), masked and not, and the part that slices touch",
+            "spectra of the two maps, masked and not (8 bytes), and the part that slices touch",
             4.0 * (4 * grid + 2 * touched),
         ),
-        ("maps, gradients, weights and their copies", 160.0 * float(box) ** 3),
+        ("transforms of the gradient", 6.0 * grid),
     ]
-    return max(iteration, sums_memory(box), key=total)
+    return max(step, sums_memory(box), key=total)

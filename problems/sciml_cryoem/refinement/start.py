@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml.errors import InputError
-from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging import fourier, orientations
 from sciml_cryoem.imaging.half_plane import Disc
-from sciml_cryoem.imaging.projection import correct_gridding
-from sciml_cryoem.imaging.rotations import slice_axes
+from sciml_cryoem.imaging.projection import central_slices, correct_gridding
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.poses.contrast import fits_negative
 from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
@@ -58,9 +57,7 @@ def begin(images: ImageSet, start: Float[np.ndarray, "n n n"]) -> Start:
     side, disc = images.side(radius), Disc(box, radius)
     spectrum = fourier.transform_padded(correct_gridding(fourier.resample(filtered, side), 2), 2 * side)
     spectrum = spectrum.astype(np.complex64)
-    axes = slice_axes(orientations.half_turn_grid(0), 2)
-    slices, ring = np.empty((len(axes), len(disc)), np.complex64), disc.shell > 0
-    kernels.gather(spectrum, axes, disc.kx, disc.ky, slices)
+    slices, ring = central_slices(spectrum, orientations.half_turn_grid(0), disc), disc.shell > 0
     mean = np.square(np.abs(slices[:, ring])).mean(0)
     maps, weights, powers = [], [], []
     for half in (1, 2):

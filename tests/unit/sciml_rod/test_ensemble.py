@@ -3,7 +3,8 @@
 import pytest
 import torch
 from sciml_rod import CASES, Displacement, PointLoad, Rod, StrongForm, Traction, WeakForm
-from sciml_rod.forms.form import MANY_WAVES, RodForm, load_waves
+from sciml_rod.forms.first_layer import MANY_WAVES, load_waves
+from sciml_rod.forms.form import RodForm
 from sciml_rod.noise_study.ensemble import Ensemble, parameters
 from sciml_rod.noise_study.estimators import EVALUATIONS, Draw, Estimator, make_controls, make_estimators
 from torch import Tensor, nn
