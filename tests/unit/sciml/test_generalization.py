@@ -133,6 +133,7 @@ class Judged(Bump):
         return {"held_out": self.held_out(model)}
 
 
+@pytest.mark.rounding
 def test_an_over_fitted_set_is_drawn_anew_and_the_answer_is_better_beside_it():
     """At the same cost the solve that watches reaches an error beside its set that the other one does not. Rounding
     decides the path of each solve, so two of three seeds are asked for: measured with three roundings of these seeds
@@ -152,6 +153,7 @@ def test_an_over_fitted_set_is_drawn_anew_and_the_answer_is_better_beside_it():
     assert min(anew, reached, missed) >= 2, (anew, reached, missed)
 
 
+@pytest.mark.rounding
 def test_a_set_that_says_it_all_is_never_drawn_anew():
     problem = Bump(declared=500, width=0.5)
     for seed in range(2):
@@ -161,6 +163,7 @@ def test_a_set_that_says_it_all_is_never_drawn_anew():
         assert problem.held_out(solution.model) < 1e-4
 
 
+@pytest.mark.rounding
 def test_noisy_labels_make_the_set_grow_to_where_their_noise_averages_out():
     """Rounding decides the path of each solve, so two of three seeds are asked for. Measured with two roundings of
     these seeds and of five more, 16 of 16: last sets of 512 to 2048 items, two renewals at most, and errors of 0.10 to
@@ -248,6 +251,7 @@ def test_a_finisher_that_arrives_does_not_hand_back():
     assert [record["phase"] for record in solution.switch] == ["Adam", "SelfScaled"]
 
 
+@pytest.mark.rounding
 def test_a_finisher_in_the_noise_of_the_largest_set_ends_there(monkeypatch):
     monkeypatch.setattr(deterministic, "GROWTH_LIMIT", 2)
     problem = Bump(declared=64, width=0.3, noise=0.1)

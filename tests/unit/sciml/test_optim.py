@@ -30,6 +30,7 @@ def minimiser(function, start, method, **options):
     return x, QuasiNewton(x, closure, method(x), **options)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", METHODS)
 def test_iterates_do_not_depend_on_the_scale_of_the_loss(name):
     start = torch.full((10,), -1.2, dtype=torch.float64)
@@ -46,6 +47,7 @@ def test_iterates_do_not_depend_on_the_scale_of_the_loss(name):
     assert torch.allclose(paths[0], paths[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("scale", [1.0, 1e-12])
 def test_rosenbrock_to_the_last_digits(name, scale):
@@ -256,6 +258,7 @@ def noisy_minimiser(name, told, seed, n=20, condition=1e2, noise=1e-3):
     return status, spent, float(x @ matrix @ x)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("condition", [1e2, 1e3])
 def test_noise_that_is_told_is_the_end_and_not_an_obstacle(name, condition):
@@ -345,6 +348,7 @@ def advance(method, iterations):
     return sum(record.evaluations for record in records)
 
 
+@pytest.mark.rounding
 def test_first_step_adapts_where_the_scaling_overshoots():
     spent = {}
     for adapts in (True, False):

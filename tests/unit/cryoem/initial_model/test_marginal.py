@@ -325,6 +325,7 @@ def test_the_radius_does_not_grow_on_noise(count: int, batch: int) -> None:
     assert float(model.radius) <= PLAN.start + 1.0
 
 
+@pytest.mark.rounding
 def test_the_radius_grows_on_images_of_a_map_and_their_poses_are_found() -> None:
     """From a blob; poses up to the turn and hand that no image can tell, as fine as the grid."""
     images, errors = _images(_blobs(1), 200), []
