@@ -29,7 +29,7 @@ OLD = {
     "OPENBLAS_CORETYPE": "Haswell",  # linear algebra of numpy and scipy
 }
 MOVED = {"SCIML_PERTURB": "1e-12"}
-THREADS = {"OMP_NUM_THREADS": "2"}
+THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin keep busy cores from the others
 QUICK = {
     "old processor": OLD,
     "initial parameters moved by 1e-12": MOVED,
