@@ -54,6 +54,7 @@ class LeastSquares(sciml.Problem):
         return {"squares": 0.5 * (x @ model.theta - y).square().mean()}
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("phases", [None, [sciml.Adam(lr=0.1), sciml.LBFGS()], [sciml.LBFGS()], [sciml.SelfScaled()]])
 def test_finite_sum_reaches_its_minimiser(phases):
     problem, model = LeastSquares(size=1000, noise=0.5), Weights()
@@ -64,6 +65,7 @@ def test_finite_sum_reaches_its_minimiser(phases):
     assert all(r["reason"] for r in solution.switch)
 
 
+@pytest.mark.rounding
 def test_noisy_stream_enlarges_its_set_until_the_noise_floor_or_budget():
     problem, model = LeastSquares(noise=1.0, declared=128), Weights()
     solution = sciml.solve(problem, model, budget=sciml.Budget(evaluations=3000))
@@ -119,6 +121,7 @@ def test_budget_in_evaluations_and_steps_are_kept():
     assert "budget" in solution.switch[-1]["reason"]
 
 
+@pytest.mark.rounding
 def test_a_target_ends_the_solve_at_the_first_look_that_meets_it():
     class Judged(LeastSquares):
         def evaluate(self, model):

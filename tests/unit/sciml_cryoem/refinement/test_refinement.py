@@ -87,6 +87,7 @@ def _errors(found: Refined, particles: Particles) -> tuple[float, float]:
     return float(np.median(turn)), float(np.median(move))
 
 
+@pytest.mark.rounding
 def test_poses_and_resolution_from_a_low_passed_map(refined: Refined, particles: Particles) -> None:
     turn, move = _errors(refined, particles)
     assert turn < 1.5
@@ -285,6 +286,7 @@ def test_another_molecule_is_left_out(particles: Particles, truth: np.ndarray, t
     assert np.mean(found.poses.weights[good] > 0.5) > 0.97
 
 
+@pytest.mark.rounding
 def test_the_grey_scale_of_the_start_map_does_not_matter(particles: Particles, truth: np.ndarray) -> None:
     plain, scaled = (
         refine(particles, np.float32(factor) * _start(truth), RefineOptions(iterations=2)) for factor in (1.0, 7.0)
@@ -341,6 +343,7 @@ class _Only(sciml.Problem):
         return self.problem.preconditioner(model)
 
 
+@pytest.mark.rounding
 def test_contrast_of_each_image_is_found(particles: Particles, truth: np.ndarray, tmp_path: Path) -> None:
     """The signal of each image times .7 to 1.4; the noise of all is one, so that none is brought to another level."""
     gain = np.random.default_rng(4).uniform(0.7, 1.4, COUNT)
