@@ -97,7 +97,7 @@ def _duration(seconds: float) -> str:
 
 def show_plan(plan: ResourcePlan, json: bool) -> None:
     """Print a plan: words, or one JSON object."""
-    from sciml.command_line.main import print_json
+    from sciml.command_line.console import print_json
 
     if json:
         print_json(plan.summary)
