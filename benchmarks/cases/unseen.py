@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from sciml_cryoem.imaging import ctf, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.initial_model.marginal import Marginal, MarginalDensity
 from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 from torch import Tensor, nn
 
 from cases.switch import FINITE, Case, Weights, _bumps
@@ -287,7 +288,7 @@ def _images(seed: int) -> ImageSpectra:
 UNSEEN_CASES = (
     Case(
         "density without poses", Particles, lambda s: Particles(s).model(s), (SGD(lr=0.5), LBFGS(history=5)), "missing",
-        0.33, 60, (0, 8, 16, 24, 32, 48, 64, 96),
+        0.5, 60, (0, 8, 16, 24, 32, 48, 64, 96),
     ),
     Case(
         "counts, 1e5 items", Counts, lambda _: Weights(30), (Adam(lr=0.1), LBFGS()), "excess", 1e-6, 200,

@@ -104,7 +104,7 @@ class _Watchful(SwitchRule):
         """`grown_batch`, after a look."""
         return grown_batch(batch, fixed_set, noise, averaging) if self.looked else batch
 
-    def _look(self, at_once: bool) -> bool:
+    def _due(self, at_once: bool) -> bool:
         """Whether to look now, because it is time or at once; sets the time of the next look."""
         self.looked = at_once or self.spent >= self.target
         while self.looked and self.target * _NEARLY <= self.spent:
@@ -163,7 +163,7 @@ class AutoSwitch(_Watchful):
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
         """Look at the worth of the next steps, if a look is due."""
         over = self.spent >= self.most * _NEARLY
-        due = self._look(over or self.spent >= self.target * _NEARLY)
+        due = self._due(over or self.spent >= self.target * _NEARLY)
         if not due or self.spent < self.least * _NEARLY:
             return None
         now = self.worth(noise)
@@ -229,7 +229,7 @@ class ProgressSwitch(_Watchful):
         if self.spent and math.isfinite(limit):  # infinite: none is wanted
             limit = min(limit, max(self.steps / self.spent, self.first))
         full = self.spent >= limit * _NEARLY
-        if not self._look(full):
+        if not self._due(full):
             return None
         start = min(next(i for i, c in enumerate(self.costs) if c >= 0.75 * self.spent), max(0, len(self.costs) - 40))
         self.costs, self.losses = self.costs[start:], self.losses[start:]

@@ -284,8 +284,8 @@ def _say_iteration(particles: "Particles", record: "Iteration") -> None:
     compared = particles.box * particles.pixel_size / record.radius
     moved = "" if record.number == 0 else f", poses turned by {record.turn_deg:.2g} degrees"
     _say(
-        f"iteration {record.number + 1} ({record.images:,} images, {how}, to {compared:.1f} Angstrom): FSC 0.143 at {record.resolution:.2f} "
-        f"Angstrom{moved}"
+        f"iteration {record.number + 1} ({record.images:,} images, {how}, to {compared:.1f} Angstrom): "
+        f"FSC 0.143 at {record.resolution:.2f} Angstrom{moved}"
     )
 
 

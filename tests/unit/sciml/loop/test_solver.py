@@ -219,7 +219,7 @@ class Liar(LeastSquares):
 
 def test_a_finisher_that_cannot_move_says_so():
     solution = sciml.solve(Liar(size=256), Weights(), [sciml.Adam(lr=0.1, steps=2000), sciml.LBFGS()])
-    assert solution.switch[0]["step"] == 40  # ten gradients of the set, each of which buys four steps
+    assert solution.switch[0]["step"] == 40  # a gradient of the set buys four steps: eight gradients, in blocks of ten
     assert solution.result is sciml.Result.LINE_SEARCH_FAILED or solution.loss < 1e-12
 
 
