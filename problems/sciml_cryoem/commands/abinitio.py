@@ -155,12 +155,12 @@ class EmergingMaps:
         if not distributed.leader():
             return
         from sciml.runs.files import to_json, write_atomic
-        from sciml_cryoem.files.mrc import write_volume
+        from sciml_cryoem.files.mrc import write_map
 
         self.folder.mkdir(exist_ok=True)
         known = self._known()
         file = known.get(moment, {}).get("file") or f"{len(known) + 1:02d}.mrc"
-        write_volume(self.folder / file, maps[0], self.extent / len(maps[0]))
+        write_map(self.folder / file, maps[0], self.extent / len(maps[0]))
         known[moment] = {"file": file, "resolution": resolution}
         write_atomic(self.folder / "moments.json", to_json(known, indent=1) + "\n")
 
@@ -173,10 +173,10 @@ class EmergingMaps:
     def moments(self) -> "list[MapSnapshot]":
         """All of them, in their order."""
         from sciml_cryoem.figures.search import MapSnapshot
-        from sciml_cryoem.files.mrc import read_volume
+        from sciml_cryoem.files.mrc import read_map
 
         return [
-            MapSnapshot(moment, read_volume(self.folder / kept["file"]).array, kept["resolution"])
+            MapSnapshot(moment, read_map(self.folder / kept["file"]).array, kept["resolution"])
             for moment, kept in self._known().items()
         ]
 
@@ -221,13 +221,13 @@ def _map_name(number: int) -> str:
 
 def _write(folder: Path, particles: "Particles", found: "StartMap") -> dict[str, Path]:
     """Maps and poses."""
-    from sciml_cryoem.files.mrc import write_volume
+    from sciml_cryoem.files.mrc import write_map
     from sciml_cryoem.files.star import write_star
 
     written = {}
     for number, volume in enumerate(found.maps):
         name = "map" if number == 0 else f"map_class{number + 1:03d}"
-        written[name] = write_volume(folder / _map_name(number), volume, particles.pixel_size)
+        written[name] = write_map(folder / _map_name(number), volume, particles.pixel_size)
     written["data"] = write_star(folder / "run_data.star", data_tables(particles, found))
     return written
 

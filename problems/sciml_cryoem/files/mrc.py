@@ -75,7 +75,7 @@ class MappedStack:
             self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
 
-def read_volume(path: str | Path, mode0: Mode0 = "signed") -> Volume:
+def read_map(path: str | Path, mode0: Mode0 = "signed") -> Volume:
     """Read a 3D map with axes z, y, x, whatever order the file has.
 
     Raises:
@@ -106,7 +106,7 @@ def _fault(path: Path, place: str, fault: str, remedy: str) -> FaultError:
     return FaultError(Fault(str(path), place, fault, remedy))
 
 
-def write_volume(path: str | Path, array: Float[np.ndarray, "nz ny nx"], pixel_size: float) -> Path:
+def write_map(path: str | Path, array: Float[np.ndarray, "nz ny nx"], pixel_size: float) -> Path:
     """Write a map as MRC2014 mode 2: space group 1, mz = nz, origin 0, statistics and pixel size in the header.
 
     The same array gives the same bytes. The file is whole or not there.

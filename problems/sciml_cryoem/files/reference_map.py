@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml.errors import InputError
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.imaging import fourier
 
 _CLOSE = 1e-3  # pixel sizes that differ by less are the same: headers round
@@ -30,7 +30,7 @@ def read_reference(path: str | Path, box: int, pixel_size: float) -> tuple[Float
     Raises:
         InputError: a faulty file, a map that is no cube, is constant, or whose pixel size is not known.
     """
-    volume = read_volume(path)
+    volume = read_map(path)
     array, own = volume.array, volume.pixel_size
     sizes = " x ".join(map(str, array.shape[::-1]))
     if len(set(array.shape)) != 1:

@@ -8,7 +8,7 @@ import scipy.fft
 from jaxtyping import Float
 
 from sciml.errors import InputError
-from sciml_cryoem.files.mrc import Volume, read_volume
+from sciml_cryoem.files.mrc import Volume, read_map
 from sciml_cryoem.maps.fsc import shell_sums
 
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
@@ -96,7 +96,7 @@ def read_halves(paths: tuple[Path, Path], pixel_size: float | None = None) -> Ha
     Raises:
         InputError: a faulty file, maps that are no cubes of one size, different or unknown pixel sizes, equal maps.
     """
-    volumes = [read_volume(path) for path in paths]
+    volumes = [read_map(path) for path in paths]
     for path, volume in zip(paths, volumes, strict=True):
         if len({*volume.array.shape, *volumes[0].array.shape}) != 1:
             sizes = " x ".join(map(str, volume.array.shape[::-1]))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sciml.errors import InputError
-from sciml_cryoem.files.mrc import write_stack, write_volume
+from sciml_cryoem.files.mrc import write_map, write_stack
 from sciml_cryoem.files.star import write_star
 from sciml_cryoem.files.table import Table, make_table
 from sciml_cryoem.imaging import ctf, rotations
@@ -227,7 +227,7 @@ def write_particles(
     shape = (simulation.number, simulation.box, simulation.box)
     mode = 12 if half_precision else 2
     return {
-        "truth": write_volume(folder / "truth.mrc", truth, simulation.pixel_size),
+        "truth": write_map(folder / "truth.mrc", truth, simulation.pixel_size),
         "stack": write_stack(
             folder / "particles.mrcs", images(simulation, truth, intruder), shape, simulation.pixel_size, mode
         ),
