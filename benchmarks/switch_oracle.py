@@ -1,6 +1,7 @@
-"""The switch against the oracle: cost to a target of `solve` with its default rule ("auto"), and beside it with the rule
-that watches the rate of progress ("progress"), against the best fixed switch point by hindsight for each problem and
-seed.
+"""The switch against the oracle: what `solve` costs until a target is met, over what the best fixed switch point costs.
+
+The default rule ("auto") stands beside the one that watches the rate of progress ("progress"); the best fixed point is
+found by hindsight, for each problem and seed.
 
     python benchmarks/switch_oracle.py [--quick] [--seeds 5] [--rivals] [--cases NAME ...]
 
@@ -49,6 +50,8 @@ PATIENCE = 1.25
 """Cost, in multiples of the cheapest fixed run of the same seed so far, at which a fixed run is given up."""
 AT_FIRST = 1.5
 """The same in multiples of the cheaper of the two rules, before any fixed run has met the target."""
+HOPELESS = 0.6
+"""Share of the cost at which a fixed run is given up that its stochastic steps alone may take; else it is not begun."""
 RIVAL_SEEDS = 3
 JUDGED = tuple(case for case in CASES if case.name not in ("poisson_2d", "logistic 1e3"))
 KNOWN = {case.name: case for case in (*CASES, *TUNING, *UNSEEN_CASES)}
@@ -131,7 +134,8 @@ def compare(runs: Runs, case: Case, seed: int) -> dict[str, Any]:
     share = rules["auto"]["share"] or 0.0
     fixed: dict[int, float | None] = {}
     for point in sorted(case.points, key=lambda p: abs(p - step)):
-        worth_it = share * point <= cap  # else the stochastic steps alone cost too much
+        early = rules["auto"]["step"] is None  # the stochastic phase itself met the target
+        worth_it = early or share * point <= HOPELESS * cap or not any(fixed.values())
         fixed[point] = runs.get(case, seed, point, cap)["cost"] if worth_it else None
         cap = min(cap, PATIENCE * (fixed[point] or math.inf))
     reached = {point: cost for point, cost in fixed.items() if cost is not None}

@@ -288,7 +288,7 @@ def _images(seed: int) -> ImageSpectra:
 UNSEEN_CASES = (
     Case(
         "density without poses", Particles, lambda s: Particles(s).model(s), (SGD(lr=0.5), LBFGS(history=5)), "missing",
-        0.33, 60, (0, 8, 16, 24, 32, 48, 64, 96),
+        0.5, 60, (0, 8, 16, 24, 32, 48, 64, 96),
     ),
     Case(
         "counts, 1e5 items", Counts, lambda _: Weights(30), (Adam(lr=0.1), LBFGS()), "excess", 1e-6, 200,

@@ -40,8 +40,9 @@ class SolveOptions:
     """Folder of the run."""
     seed: int = 0
     """Seed of the network's first parameters and of every batch."""
-    switch: Literal["auto", "snr"] | int = "auto"
-    """Start with Adam, and end it by the literal SNR threshold or at a step number; auto: no Adam, a waste here."""
+    switch: Literal["auto", "progress", "snr"] | int = "auto"
+    """Start with Adam, and end it by its progress, at an SNR threshold (snr) or at a step number; auto: no Adam, which
+    would be a waste here."""
     seconds: float | None = None
     """Go on for at most so many seconds; without a limit, stop once twice the iterations no longer halve the loss on
     points that are not trained on."""

@@ -36,8 +36,9 @@ class SolveOptions:
     """Impose the interface condition in the strong form. Without it a bar of two materials comes out wrong."""
     seed: int = 0
     """Seed of the network's first parameters and of every batch."""
-    switch: Literal["auto", "snr"] | int = "auto"
-    """When the stochastic phase ends: the measured rule, the literal SNR threshold, or a step number."""
+    switch: Literal["auto", "progress", "snr"] | int = "auto"
+    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little (auto), by its
+    progress, at an SNR threshold (snr), or at a step number."""
     seconds: float | None = None
     """Stop after so many seconds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -26,8 +26,9 @@ class SolveOptions:
     """Folder of the run."""
     seed: int = 0
     """Seed of the model's first parameters and of every batch."""
-    switch: Literal["auto", "snr"] | int = "auto"
-    """When the stochastic phase ends: by the measured rule, at an SNR threshold (snr), or at a step number."""
+    switch: Literal["auto", "progress", "snr"] | int = "auto"
+    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little (auto), by its
+    progress, at an SNR threshold (snr), or at a step number."""
     seconds: float | None = None
     """Stop after this many seconds."""
     evaluations: float | None = None

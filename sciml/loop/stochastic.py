@@ -17,8 +17,9 @@ from sciml.problem import Evaluation, Problem
 from sciml.schedules import value
 from sciml.seeds import generator
 from sciml.solution import Result
+from sciml.watching.batch_size import first_batch
 from sciml.watching.noise import GradientNoise, NoiseEstimate
-from sciml.watching.switching import Decision, SwitchRule, first_batch
+from sciml.watching.switching import Decision, SwitchRule
 from sciml.watching.worth import worth
 
 BLOCK = 10

@@ -1,17 +1,18 @@
 """Atomic checkpoints: tensors in safetensors, numbers as JSON in the header of the same file, a hash over both.
 
-The newest two are kept. The tensors may be numpy arrays; torch is then not imported.
+The newest two are kept.
 """
 
 import hashlib
 import json
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from sciml import distributed
 from sciml.runs.files import write_atomic
@@ -21,14 +22,14 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a computation.
+    """The state of a solve.
 
     Attributes:
-        tensors: named tensors of torch, or named numpy arrays.
+        tensors: named tensors.
         numbers: a tree that JSON can hold. Floats keep every bit, integers may have any length.
     """
 
-    tensors: dict[str, Any]
+    tensors: dict[str, Tensor]
     numbers: dict[str, Any]
 
 
@@ -46,28 +47,22 @@ def write(folder: Path, number: int, checkpoint: Checkpoint) -> Path:
     path = folder / f"{number:012d}.safetensors"
     if not distributed.leader():
         return path
+    tensors = {name: t.detach().cpu().contiguous().reshape(t.shape) for name, t in checkpoint.tensors.items()}
     # Python's JSON keeps every float64 bit; NaN and infinities are written in Python's own way and read back
     text = json.dumps(checkpoint.numbers)
-    write_atomic(path, _packed(checkpoint.tensors, text))
+    write_atomic(path, save(tensors, metadata={"numbers": text, "sha256": _digest(tensors, text)}))
     for old in sorted(folder.glob("*.safetensors"))[:-KEEP]:
         old.unlink()
     return path
 
 
-def read(path: Path, framework: Literal["pt", "numpy"] = "pt") -> Checkpoint | None:
-    """A checkpoint, or None if the file is damaged (cut short, changed, not a checkpoint).
-
-    Args:
-        path: the file.
-        framework: what the tensors are read as: torch ("pt") or numpy.
-    """
-    from safetensors import safe_open
-
+def read(path: Path) -> Checkpoint | None:
+    """A checkpoint, or None if the file is damaged (cut short, changed, not a checkpoint)."""
     try:
-        with safe_open(str(path), framework=framework) as file:
+        with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            # copied: a tensor mapped from the file may be aligned otherwise, and then vector sums round otherwise
-            tensors = {name: _copy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            # cloned: a tensor mapped from the file may be aligned otherwise, and then vector sums round otherwise
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if metadata["sha256"] != _digest(tensors, metadata["numbers"]):
             return None
         return Checkpoint(tensors, json.loads(metadata["numbers"]))
@@ -75,48 +70,21 @@ def read(path: Path, framework: Literal["pt", "numpy"] = "pt") -> Checkpoint | N
         return None
 
 
-def newest(folder: Path, framework: Literal["pt", "numpy"] = "pt") -> tuple[Checkpoint | None, list[Path]]:
+def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
     """The newest sound checkpoint of a folder (None if there is none), and the damaged ones passed over."""
     damaged = []
     for path in sorted(folder.glob("*.safetensors"), reverse=True):
-        checkpoint = read(path, framework)
+        checkpoint = read(path)
         if checkpoint is not None:
             return checkpoint, damaged
         damaged.append(path)
     return None, damaged
 
 
-def _packed(tensors: Mapping[str, Any], text: str) -> bytes:
-    """The file: tensors, numbers, and the hash over both."""
-    torch = sys.modules.get("torch")
-    plain: dict[str, Any]
-    if torch is not None and any(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        from safetensors.torch import save
-
-        plain = {name: t.detach().cpu().contiguous().reshape(t.shape) for name, t in tensors.items()}
-    else:
-        from safetensors.numpy import save
-
-        plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    return save(plain, metadata={"numbers": text, "sha256": _digest(plain, text)})
-
-
-def _digest(tensors: Mapping[str, Any], text: str) -> str:
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
     state = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        state.update(_bytes(tensor))
+        state.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return state.hexdigest()
-
-
-def _bytes(tensor: Any) -> bytes:
-    if isinstance(tensor, np.ndarray):
-        return np.ascontiguousarray(tensor).tobytes()
-    import torch
-
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-
-
-def _copy(tensor: Any) -> Any:
-    return tensor.copy() if isinstance(tensor, np.ndarray) else tensor.clone()

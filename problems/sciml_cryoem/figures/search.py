@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from sciml_cryoem.poses.pose_error import PoseError
-    from sciml_cryoem.refinement.gold_standard import Iteration
+    from sciml_cryoem.refinement.half_maps import Iteration
 
 _BLUE, _RED, _GREY, _GREEN = "#1b6ca8", "#d1495b", "#7d8491", "#3a7d44"
 

@@ -141,3 +141,20 @@ class Disc(HalfPlane):
     def within(self, radius: float) -> int:
         """How many points, from the first, have |k| < radius."""
         return int(np.searchsorted(self._squares, radius**2, side="left"))
+
+    def phase_tables(
+        self, offsets: Float[np.ndarray, "shifts 2"]
+    ) -> tuple[Complex[np.ndarray, "shifts line"], Complex[np.ndarray, "shifts line"]]:
+        """Factors of `phases` for kx and for ky: exponentials of two lines, not of every point; complex64."""
+        line = (-2j * np.pi / self.size) * np.arange(-self._reach, self._reach + 1)
+        along_x, along_y = (np.exp(offsets[:, axis, None] * line).astype(np.complex64) for axis in (0, 1))
+        return along_x, along_y
+
+    @cached_property
+    def table_places(self) -> tuple[Int[np.ndarray, " points"], Int[np.ndarray, " points"]]:
+        """Where the factors of each point stand in `phase_tables`."""
+        return self.kx.astype(np.int64) + self._reach, self.ky.astype(np.int64) + self._reach
+
+    @cached_property
+    def _reach(self) -> int:
+        return int(np.ceil(np.sqrt(self._squares[-1]))) if len(self._squares) else 0

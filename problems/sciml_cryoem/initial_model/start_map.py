@@ -19,6 +19,7 @@ import sciml
 from sciml.errors import InputError
 from sciml.watching.noise import NoiseEstimate
 from sciml.watching.switching import AutoSwitch, Decision
+from sciml.watching.worth import worth
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import fourier, orientations
 from sciml_cryoem.imaging.devices import warm_up
@@ -168,14 +169,14 @@ class ResolutionSwitch(AutoSwitch):
             self._model.predicted.zero_()
             self.begun = step
             return None
-        now = self.worth(noise)
+        now = worth(noise, self.gain, self.averaging)
         ahead = "unknown" if rho is None else f"{rho:.2f}"
         reason = (
             f"the scored radius has stayed at {radius:g} Fourier pixels ({self._problem.extent / radius:.3g} Angstrom) "
             f"for {rested} images (limit {self._problem.plan.stop:g}; signal beyond it {ahead}, {PREDICTED} would "
             f"raise it); the log likelihood rose by {rise:.1%} in {SPAN} steps and is {self._share(radius):.0%} of the "
-            f"images' signal; offsets to {float(self._model.shift_range):.3g} pixels were tried; of gradients "
-            f"of all images, {now}"
+            f"images' signal; offsets to {float(self._model.shift_range):.3g} pixels were tried; {self.spent:.3g} "
+            f"gradients of all images are spent: {now}"
         )
         _show(self._show_to, "hand-over to all images", self._problem, self._model)
         numbers = {"radius": radius, "predicted": rho, "rested": rested, "rise": rise, "spent": self.spent}

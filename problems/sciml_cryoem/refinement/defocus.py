@@ -70,6 +70,8 @@ class Focus:
             groups: noise group of each.
             noise: of these groups.
             spread: deviation of the prior, Angstrom.
+            views: CTF and noise kind of all images.
+            noise: of these kinds.
         """
         return DefocusPrior(self.file[rows], groups, noise.whitening, self.wavelength[rows], spread)
 

@@ -41,7 +41,8 @@ from sciml_cryoem.refinement.start import Start
 MARGIN = 2
 """Shells beyond the FSC's 0.143 up to which images are compared with the map."""
 JUMPS = 0.005
-"""All images are searched again where more than this share of those that had a pose jumped to a better one."""
+"""All images are searched again where more than this share of those that had a pose jumped to a better one, by two
+standard errors."""
 AGREEMENT = 0.9
 """FSC up to the first radius that the half maps of a first batch are to have."""
 FEWEST = 1000
@@ -120,7 +121,7 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
         rows, state = batch.rows.numpy(), model.state
         all_poses, known = model.images.poses, model.images.known.numpy()
         wanted = np.full(len(rows), True) if state.jumping else model.images.unsearched(rows)
-        reach = offset_range(self.images.box, all_poses.take(known)) if wanted.any() else None
+        reach = offset_range(self.images.box, all_poses.take(np.flatnonzero(known))) if wanted.any() else None
         one = ImagePass(self.images, state, model.voxels.detach().numpy(), batch.turn[0].numpy(), reach)
         return one.run(rows, all_poses.take(rows), known[rows], wanted)
 
@@ -200,7 +201,8 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
             log_likelihood=float(mine.evidence.mean()), refocused=state.focusing, images=len(rows),
             next_radius=self._next_radius(state.radius, resolution), fsc=curve,
         )  # fmt: skip
-        jumping = bool(jumped.sum() > JUMPS * old.sum()) if old.any() else state.jumping
+        few = JUMPS * old.sum()
+        jumping = bool(jumped.sum() > few + 2.0 * np.sqrt(few)) if old.any() else state.jumping
         model.store(
             replace(
                 state,

@@ -94,7 +94,8 @@ class ImagePass:
         box, radius = images.box, state.radius
         self.side = images.side(images.reach(radius))
         self.wide = images.collected(radius)
-        self.near = Disc(box, min(radius, box / 2))
+        self.compared = min(radius, box / 2)
+        self.near = Disc(box, self.compared)
         places = (*self.wide.table_places, self.wide.shell.astype(np.int64))
         self._points = (self.wide.kx.astype(np.float32), self.wide.ky.astype(np.float32), *places)
         self.spectra = [self._spectrum(volume) for volume in maps]
@@ -175,11 +176,12 @@ class ImagePass:
                 mine = np.flatnonzero((halves == half) & (wanted == searched))
                 if not len(mine):
                     continue
-                observed = spectra.take(mine).up_to(float(self.near.radius or self.near.size / 2))
+                here = spectra.take(mine)
+                observed = here.up_to(self.compared)
                 at = part.start + mine
                 poses = result.poses.take(at)
                 if searched:
-                    found, jumped = self._searched(half, spectra.take(mine), observed, poses, known[mine])
+                    found, jumped = self._searched(half, here, observed, poses, known[mine])
                     result.jumped[at] = jumped
                 else:
                     options = PolishOptions(scale=True)
@@ -187,8 +189,8 @@ class ImagePass:
                         self.references[half - 1], observed, poses.rotations, poses.offsets, options, self.device
                     )
                 result.searched[at] = searched
-                self._conclude(half, rows[at], (found, observed, spectra.take(mine)), poses, result.residuals)
-                result.misfit[at] = self._insert(half, found, spectra.take(mine), poses, result.grids[half - 1])
+                self._conclude(half, rows[at], (found, observed, here), poses, result.residuals)
+                result.misfit[at] = self._insert(half, found, here, poses, result.grids[half - 1])
                 if not searched:
                     # Inserted with the scales of the step before, which are about 1: the new ones also undo the filter
                     # of the map, and would take its amplitude away, more with each step.

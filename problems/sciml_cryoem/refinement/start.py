@@ -11,7 +11,7 @@ from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import central_slices, correct_gridding
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.poses.contrast import fits_negative
-from sciml_cryoem.reconstruction.image_spectra import image_spectra
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
 from sciml_cryoem.reconstruction.noise import sample_indices
 from sciml_cryoem.refinement.image_set import ImageSet
 
@@ -81,7 +81,7 @@ def begin(images: ImageSet, start: Float[np.ndarray, "n n n"]) -> Start:
     return Start(np.stack(maps), np.stack(weights), np.stack(powers))
 
 
-def _shell_weight(seen) -> Float[np.ndarray, " radii"]:
+def _shell_weight(seen: ImageSpectra) -> Float[np.ndarray, " radii"]:
     """Mean weight of a Fourier voxel in each shell, for one image: the squares of the transfer function of a slice,
     spread over the voxels of the shell (half of each counted)."""
     box = seen.disc.size

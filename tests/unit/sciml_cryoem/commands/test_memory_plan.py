@@ -11,7 +11,7 @@ import pytest
 from sciml_cryoem.commands import memory_plan
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.initial_model.start_map import AbInitioOptions
-from sciml_cryoem.refinement.gold_standard import RefineOptions
+from sciml_cryoem.refinement.image_set import RefineOptions
 
 
 def _command(*words: str | Path) -> dict[str, float]:

@@ -325,20 +325,23 @@ def test_the_radius_does_not_grow_on_noise(count: int, batch: int) -> None:
     assert float(model.radius) <= PLAN.start + 1.0
 
 
+@pytest.mark.rounding
 def test_the_radius_grows_on_images_of_a_map_and_their_poses_are_found() -> None:
     """From a blob; poses up to the turn and hand that no image can tell, as fine as the grid."""
     images, errors = _images(_blobs(1), 200), []
     for seed in (0, 1):
         problem = Marginal(images, PLAN)
         model = MarginalDensity(PLAN, problem.blob(1, np.random.default_rng(0)))
-        _descend(problem, model, 40, 40, seed)
+        _descend(problem, model, 80, 40, seed)
         assert PLAN.start + 1.0 < float(model.radius) <= PLAN.stop
         poses = problem.poses(model)
         assert poses.rotations.shape == (200, 3, 3)
         assert set(poses.classes) == {0}
         error = pose_error(_turns(200), _offsets(200), poses.rotations, poses.offsets)
         errors.append(float(np.median(error.angles_deg)))
-    assert min(errors) < 20.0  # half of the grid's points are 14 degrees away
+    # half of the grid's points are 14 degrees away; measured 9 to 10 with each of six seeds after 80 steps, where after
+    # half as many some are still at 23 or 91
+    assert max(errors) < 20.0, errors
 
 
 def _placed(volume: np.ndarray) -> np.ndarray:

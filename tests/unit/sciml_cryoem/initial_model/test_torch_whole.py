@@ -17,7 +17,8 @@ from sciml_cryoem.maps.masks import low_pass, soft_sphere
 from sciml_cryoem.poses import torch_search
 from sciml_cryoem.reconstruction.image_spectra import image_spectra
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
-from sciml_cryoem.refinement.gold_standard import Refinement, RefineOptions
+from sciml_cryoem.refinement.image_set import RefineOptions
+from sciml_cryoem.refinement.refine import refine
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
 
 BOX, PIXEL = 32, 5.0
@@ -103,19 +104,22 @@ def test_a_start_map_from_nothing(particles: Particles, device: str) -> None:
 
 
 def test_refined_half_maps(particles: Particles, truth: np.ndarray, device: str) -> None:
-    """Searched iterations and one that only polishes, with scales."""
-    states = []
-    for where in ("cpu", device):
-        state = Refinement(particles, low_pass(truth, PIXEL, 25.0), RefineOptions(settings=ImageSettings(device=where)))
-        for _ in range(3):
-            record = state.step()
-        states.append((state, record))
-    (first, _), (second, record) = states
+    """Steps that search and one that only polishes, with scales."""
+    found = [
+        refine(
+            particles,
+            low_pass(truth, PIXEL, 25.0),
+            RefineOptions(iterations=3, settings=ImageSettings(device=where)),
+        )
+        for where in ("cpu", device)
+    ]
+    first, second = found
     assert [each.searched for each in second.iterations] == [True, True, False]
-    for ours, theirs in zip(second.maps, first.maps, strict=True):
-        assert _agreement(ours, theirs) > 0.999
-        assert not np.array_equal(ours, theirs)
-    assert _agreement(second.maps[0], low_pass(truth, PIXEL, 20.0)) > 0.5
-    assert record.resolution < 20.0
+    ours, theirs = (each.solution.model.get_parameter("voxels").detach().numpy() for each in found)
+    for one, other in zip(ours, theirs, strict=True):
+        assert _agreement(one, other) > 0.999
+        assert not np.array_equal(one, other)
+    assert _agreement(theirs[0], low_pass(truth, PIXEL, 20.0)) > 0.5
+    assert second.iterations[-1].resolution < 20.0
     turn = angular_distance(first.poses.rotations, second.poses.rotations)
     assert np.median(turn) < 0.05

@@ -14,7 +14,8 @@ from sciml_cryoem.poses.contrast import LOWEST, advice, fits_negative, skewness
 from sciml_cryoem.reconstruction.accumulation import accumulate
 from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
-from sciml_cryoem.refinement.gold_standard import Refinement, RefineOptions
+from sciml_cryoem.refinement.image_set import ImageSet, RefineOptions
+from sciml_cryoem.refinement.start import begin
 
 from sciml.errors import InputError
 
@@ -70,5 +71,5 @@ def test_images_tell_the_sign_of_the_reference(particles: Particles, truth: np.n
 
 def test_refine_refuses_a_reference_of_the_other_sign(particles: Particles, truth: np.ndarray) -> None:
     with pytest.raises(InputError, match="--invert-contrast"):
-        Refinement(particles, -truth, RefineOptions()).scale_start()
-    Refinement(replace(particles, inverted=True), -truth, RefineOptions()).scale_start()
+        begin(ImageSet.prepare(particles, RefineOptions()), -truth)
+    begin(ImageSet.prepare(replace(particles, inverted=True), RefineOptions()), -truth)

@@ -267,6 +267,7 @@ def test_covariances_of_singular_matrices() -> None:
     assert np.all(np.isinf(np.einsum("nii->ni", found[1:])))
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("free", [False, True])
 def test_torch_agrees(free: bool) -> None:
     case = _case(50, 1.0)

@@ -184,6 +184,7 @@ def test_preconditioned_descent_ends_at_the_direct_solve(particles: Particles) -
     assert curve[: shells + 1].min() > 0.99
 
 
+@pytest.mark.rounding
 def test_the_watched_solve_agrees_with_the_direct_one(particles: Particles, tmp_path: Path) -> None:
     run = sciml.Run.create(tmp_path / "run", command=["test"])
     found = reconstruct_stochastic(particles, ReconstructOptions(seed=1), run)

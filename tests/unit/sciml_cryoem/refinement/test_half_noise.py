@@ -88,8 +88,13 @@ def test_noise_is_found_from_what_projections_leave() -> None:
     weights[::8] = 0.0
     seen[::8] *= 10.0  # junk does not count
     residuals = Residuals(model, disc)
+    squares = np.square(np.abs(seen - shown)) * weights[:, None]
     for part in (slice(0, 100), slice(100, 400)):
-        residuals.add(np.square(np.abs(seen - shown)[part]), kinds[part], weights[part])
+        left = np.zeros(model.power.shape)
+        for kind in (0, 1):
+            of_kind = squares[part][kinds[part] == kind].sum(0)
+            left[kind] = np.bincount(disc.shell, of_kind, BOX // 2 + 1)[: BOX // 2 + 1]
+        residuals.add(left, kinds[part], weights[part])
     found = residuals.noise_found()
     level = found.power[:, 2:12] / BOX**2
     # Drawn to the old model by 20 images of 175 and 200, whose noise is a third.
