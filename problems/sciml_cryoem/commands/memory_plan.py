@@ -129,7 +129,7 @@ def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> Plan:
 
     box, count = particles.box, len(particles)
     diameter = None if options.diameter is None else options.diameter / (box * particles.pixel_size)
-    plan = search_plan.Plan.fit(box, diameter)
+    plan = search_plan.SearchPlan.fit(box, diameter)
     used = min(count, start_map.MOST)
     points = _points(plan.stop + search_plan.FRONTIER)
     views = len(orientations.half_turn_grid(2)) * options.classes

@@ -12,8 +12,10 @@ from jaxtyping import Float
 from sciml import distributed
 from sciml_cryoem.imaging import fourier, kernels
 from sciml_cryoem.imaging.projection import correct_gridding
-from sciml_cryoem.initial_model.marginal import PRIOR, Marginal, MarginalDensity, Poses
+from sciml_cryoem.initial_model.marginal import LikeliestPoses, Marginal
+from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.search_plan import side_of
+from sciml_cryoem.initial_model.weight_metric import PRIOR
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.image_spectra import ImageSpectra
 from sciml_cryoem.poses.polish import Observed, Reference, polish
@@ -30,12 +32,14 @@ class Block:
     """Some images.
 
     Attributes:
-        spectra: up to the radius of the final map. views: CTFs and optics groups. poses: where polishing starts.
+        spectra: up to the radius of the final map.
+        views: CTFs and optics groups.
+        poses: where polishing starts.
     """
 
     spectra: ImageSpectra
     views: Views
-    poses: Poses
+    poses: LikeliestPoses
 
     def take(self, rows: np.ndarray | slice) -> "Block":
         """Some of these."""
@@ -43,12 +47,14 @@ class Block:
 
 
 def centered(
-    maps: Float[np.ndarray, "classes n n n"], poses: Poses, group: Float[np.ndarray, "order 3 3"]
+    maps: Float[np.ndarray, "classes n n n"], poses: LikeliestPoses, group: Float[np.ndarray, "order 3 3"]
 ) -> tuple[Float[np.ndarray, "classes n n n"], Float[np.ndarray, "images 2"]]:
     """Each map moved to where the offsets of its images have no common part: to where the images were centered.
 
     Args:
-        maps: at the box of the images. poses: of the images. group: of the maps, whose axes stay where they are.
+        maps: at the box of the images.
+        poses: of the images.
+        group: of the maps, whose axes stay where they are.
 
     Returns:
         The maps, and the offsets in pixels that go with them.
@@ -66,7 +72,8 @@ class FinalPoses:
     """Polishes images against the maps of a search, and adds them up at the poses found.
 
     Args:
-        problem, model: the search as it ended.
+        problem: whose images were searched.
+        model: the search as it ended.
         noise: of the images.
     """
 
@@ -79,7 +86,7 @@ class FinalPoses:
         padded = 2 * self.side
         self.grids = [np.zeros((padded, padded, padded // 2 + 1, 3), np.float32) for _ in self.references]
 
-    def add(self, block: Block) -> Poses:
+    def add(self, block: Block) -> LikeliestPoses:
         """Polish images, and add each to the sums of its class; of several processes each takes a part.
 
         Returns:
@@ -94,7 +101,7 @@ class FinalPoses:
         distributed.gather(mine, rotations, offsets)
         return replace(block.poses, rotations=rotations, offsets=offsets)
 
-    def _add(self, block: Block) -> Poses:
+    def _add(self, block: Block) -> LikeliestPoses:
         rotations, offsets = block.poses.rotations.copy(), block.poses.offsets.copy()
         for number, reference in enumerate(self.references):
             rows = np.flatnonzero(block.poses.classes == number)
@@ -115,7 +122,14 @@ class FinalPoses:
         rotations: Float[np.ndarray, "some 3 3"],
         offsets: Float[np.ndarray, "some 2"],
     ) -> None:
-        """Add images to the sums of a class (from 0) at known poses (offsets in pixels)."""
+        """Add images to the sums of a class at known poses.
+
+        Args:
+            number: of the class, from 0.
+            images: up to the radius of the final map.
+            rotations: A of each image.
+            offsets: (x, y) of each image in pixels.
+        """
         disc = images.disc
         values = images.values * disc.phases(offsets) * images.transfer
         axes = np.ascontiguousarray(2.0 * rotations[:, :2], np.float32)

@@ -23,8 +23,10 @@ from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import fourier, orientations
 from sciml_cryoem.imaging.devices import warm_up
 from sciml_cryoem.initial_model.final_poses import Block, FinalPoses, centered
-from sciml_cryoem.initial_model.marginal import PREDICTED, Marginal, MarginalDensity, Poses
-from sciml_cryoem.initial_model.search_plan import FRONTIER, HALF_LIFE, START, Plan
+from sciml_cryoem.initial_model.frontier import PREDICTED, predicted_share
+from sciml_cryoem.initial_model.marginal import LikeliestPoses, Marginal, TurnedGrid
+from sciml_cryoem.initial_model.marginal_density import MarginalDensity
+from sciml_cryoem.initial_model.search_plan import HALF_LIFE, START, SearchPlan
 from sciml_cryoem.poses.image_spectra import ImageSpectra, image_spectra, whitened
 from sciml_cryoem.reconstruction.accumulation import Settings, batches, measure_noise, views_of
 
@@ -116,8 +118,8 @@ class AbInitio(Marginal):
 
     evaluate_every = 1
 
-    def __init__(self, particles: Particles, images: ImageSpectra, plan: Plan, options: Options) -> None:
-        super().__init__(images, plan, options.symmetry, options.settings.device)
+    def __init__(self, particles: Particles, images: ImageSpectra, plan: SearchPlan, options: Options) -> None:
+        super().__init__(images, plan, options.symmetry, options.settings.device, options.seed)
         self.extent = particles.box * particles.pixel_size
 
     def resolution(self, model: MarginalDensity) -> float:
@@ -151,15 +153,15 @@ class ResolutionSwitch(AutoSwitch):
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
         """Look at the radius."""
         self.looked = step > 0
-        radius, rho = float(self._model.radius), self._problem.predicted(self._model)
-        rested = int(self._model.predicted[-1])
+        radius, rho = float(self._model.radius), predicted_share(self._model)
+        rested = int(self._model.frontier[-1])
         if rested < self.rest or (radius < self._problem.plan.stop and (rho is None or rho >= PREDICTED)):
             return None
         rise = self._rise() if step >= self.begun + 2 * SPAN else None
         if rise is None or rise > RISE or not self._explains(step, radius):
             return None
         if self._problem.offsets.cut_short(self._model) and self._problem.offsets.widen(self._model):
-            self._model.predicted.zero_()
+            self._model.frontier.zero_()
             self.begun = step
             return None
         snr = "unknown" if noise is None or noise.snr is None else f"{noise.snr:.2g}"
@@ -222,7 +224,7 @@ def abinitio(
         raise InputError(f"{particles.path}: {len(particles)} particles; ab initio needs at least 50.")
     settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
     extent = particles.box * particles.pixel_size
-    plan = Plan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
+    plan = SearchPlan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
     warm_up(settings.device)
     views = views_of(particles, settings.use_ctf)
     noise = measure_noise(particles, views.groups, settings)
@@ -246,7 +248,7 @@ def abinitio(
         parts.append(final.add(Block(spectra, of_part, problem.poses(model, spectra))))
         if watch:
             watch(len(chosen) + part.stop)
-    poses = Poses.joined(parts).take(np.argsort(np.concatenate([chosen, others])))
+    poses = LikeliestPoses.joined(parts).take(np.argsort(np.concatenate([chosen, others])))
     return _conclude(problem, poses, final.maps(), (race, solution, problem.resolution(model)))
 
 
@@ -271,11 +273,11 @@ def _race(
     # Low resolutions need a coarse grid only.
     last = ROUNDS[-1][1] * problem.plan.start / START
     coarse = replace(problem.plan, stop=min(last, problem.plan.stop))
-    images = problem.images.up_to(coarse.stop + FRONTIER)
+    images = problem.images.up_to(coarse.stop + coarse.frontier)
     training = Marginal(images.take(np.sort(order[len(unseen) :])), coarse, options.symmetry)
     judge = Marginal(images.take(unseen), coarse, options.symmetry)
     turn = orientations.random_turns(1, draw)[0]
-    models = [MarginalDensity(coarse, training.blob(options.classes, draw)) for _ in range(max(1, options.starts))]
+    models = [training.blob(options.classes, draw) for _ in range(max(1, options.starts))]
     race: list[dict[str, Any]] = []
     alive = list(range(len(models)))
     for number, (steps, radius) in enumerate(ROUNDS if len(models) > 1 else ()):
@@ -284,7 +286,8 @@ def _race(
             seed = options.seed * 1000 + 10 * start + number
             _whole(sciml.solve(training, models[start], [replace(STEP, steps=steps)], seed=seed))
             ranked_at = min(radius * problem.plan.start / START, coarse.stop)
-            scores[start] = judge.log_likelihood(models[start], np.arange(len(unseen)), turn, ranked_at)
+            where = TurnedGrid(ranked_at, turn)
+            scores[start] = judge.log_likelihood(models[start], np.arange(len(unseen)), where)
         alive = sorted(alive, key=lambda start: -scores[start])[: max(1, len(alive) // 2)]
         race += [
             {
@@ -303,7 +306,7 @@ def _race(
 
 def _conclude(
     problem: AbInitio,
-    poses: Poses,
+    poses: LikeliestPoses,
     maps: Float[np.ndarray, "classes m m m"],
     record: tuple[list[dict[str, Any]], sciml.Solution, float],
 ) -> StartMap:
