@@ -64,6 +64,8 @@ class Problem(ABC, Generic[Model, Batch]):
     divides: bool | None = None
     """Whether a part of a batch costs a part of the work, so that several processes (`torchrun`) should share it.
     False: every process evaluates all of it, or the problem shares the work itself. None: where batches are large."""
+    first_batch: int | None = None
+    """Items of the first batch where a phase leaves them to `solve`; None: a quarter of the fixed set, 32 to 128."""
     evaluate_every: int | None = None
     """Steps between two calls of `evaluate` at least; None: 100 stochastic ones, 20 of a finisher."""
 

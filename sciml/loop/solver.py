@@ -131,7 +131,8 @@ class _Loop:
                 phase = replace(phase, lr=phase.lr * 0.1**self.returns)
             followed = index + 1 < len(self.phases)
             draws = index + self.returns * len(self.phases)  # after a return other batches than before
-            return StochasticRunner(self.setting, phase, draws, rule_for(self.switch_option) if followed else None)
+            rule = rule_for(self.switch_option)
+            return StochasticRunner(self.setting, phase, draws, rule if followed or rule.ends_the_last else None)
         return DeterministicRunner(self.setting, phase, index, abs(self.initial_loss or 0.0))
 
     @property

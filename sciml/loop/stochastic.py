@@ -18,7 +18,7 @@ from sciml.problem import Evaluation, Problem
 from sciml.schedules import value
 from sciml.seeds import generator
 from sciml.watching.noise import GradientNoise
-from sciml.watching.switching import AutoSwitch, Decision, SwitchRule, grown_batch
+from sciml.watching.switching import Decision, SwitchRule
 
 BLOCK = 10
 """Steps between two looks at the numbers: one transfer from the device each."""
@@ -86,12 +86,20 @@ class StochasticRunner:
             )
 
     def _first_batch(self, declared: int) -> int:
-        """The batch given, or a quarter of the set within 32 and 128 items; a multiple of the micro-batches."""
+        """The batch given, or what the problem asks for, or a quarter of the set within 32 and 128 items; a multiple of
+        the micro-batches, unless it is the whole set, whose noise is not measured."""
         parts = self.phase.micro_batches
-        size = self.phase.batch or min(max(declared // 4, 32), 128)
+        size = self.phase.batch or self.setting.problem.first_batch or min(max(declared // 4, 32), 128)
         if self.setting.fixed.finite:
+            if (self.phase.batch or 0) >= declared:
+                return declared
             size = min(size, declared)
         return max(size // parts, 1) * parts
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether a step sees every item of a finite problem, so that its gradient has no sampling noise."""
+        return self.setting.fixed.finite and self.batch == self.setting.fixed.size
 
     @property
     def cost(self) -> float:
@@ -151,7 +159,7 @@ class StochasticRunner:
             steps = min(steps, limit)
         taken: list[_Taken] = []
         for _ in range(steps):
-            watched = self.step < WATCHED or self.step % WATCH == 0
+            watched = not self.sees_all and (self.step < WATCHED or self.step % WATCH == 0)
             evaluation = self._gradient(watched)
             if self.kept:
                 self.kept.observe(self.setting.flat.vector, evaluation.loss)
@@ -221,10 +229,10 @@ class StochasticRunner:
             result = "NOISE_FLOOR" if drowned else "MAX_STEPS"
             return Ending(result, f"its limit of {self.phase.steps} steps", {})
         if decision is not None:
-            return Ending("MAX_STEPS", decision.reason, decision.details)
-        looked = isinstance(self.switch, AutoSwitch) and self.switch.looked
-        if looked and self.phase.batch is None:
-            self.batch = grown_batch(self.batch, self.setting.fixed.size, estimate, self.rule.averaging)
+            result = "CONVERGED" if self.switch and self.switch.ends_the_last else "MAX_STEPS"
+            return Ending(result, decision.reason, decision.details)
+        if self.switch and self.phase.batch is None:
+            self.batch = self.switch.next_batch(self.batch, self.setting.fixed.size, estimate, self.rule.averaging)
         return None
 
     def tensors(self) -> dict[str, Tensor]:

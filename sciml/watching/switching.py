@@ -26,7 +26,13 @@ class Decision:
 
 
 class SwitchRule(ABC):
-    """Watches a stochastic phase. `observe` sees every step; `decide` is asked between blocks of steps."""
+    """Watches a stochastic phase. `observe` sees every step; `decide` is asked between blocks of steps.
+
+    Attributes:
+        ends_the_last: whether the rule also ends a stochastic phase that no other follows; the solve has then converged.
+    """
+
+    ends_the_last = False
 
     def limit(self, step: int) -> int | None:
         """Steps that may be taken before `decide` must be asked again; None for any."""
@@ -39,6 +45,17 @@ class SwitchRule(ABC):
     @abstractmethod
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
         """Whether to switch now."""
+
+    def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float) -> int:
+        """Items of the following steps, asked after `decide` where `solve` may choose them; by default as they are.
+
+        Args:
+            batch: items of the steps so far.
+            fixed_set: items of the fixed set.
+            noise: of the batch's gradient.
+            averaging: how many times the SNR of the direction is that of the gradient.
+        """
+        return batch
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -115,6 +132,10 @@ class AutoSwitch(SwitchRule):
             + (f"; progress was still {slope:.3g} +- {error:.1g} per gradient" if known else ""),
             numbers,
         )
+
+    def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float) -> int:
+        """`grown_batch`, where the rate was looked at."""
+        return grown_batch(batch, fixed_set, noise, averaging) if self.looked else batch
 
     def _rate(self) -> tuple[float, float]:
         """Slope of -log(loss), or of the relative decrease, per unit of cost, and its standard error, from 8 bins."""
