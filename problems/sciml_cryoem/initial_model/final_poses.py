@@ -12,7 +12,9 @@ from jaxtyping import Float
 from sciml import distributed
 from sciml_cryoem.imaging import fourier, kernels
 from sciml_cryoem.imaging.projection import correct_gridding
-from sciml_cryoem.initial_model.marginal import LikeliestPoses, Marginal
+from sciml_cryoem.initial_model.likeliest_poses import LikeliestPoses
+from sciml_cryoem.initial_model.map_slices import sphere
+from sciml_cryoem.initial_model.marginal import Marginal
 from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.search_plan import side_of
 from sciml_cryoem.initial_model.weight_metric import PRIOR
@@ -80,7 +82,7 @@ class FinalPoses:
     def __init__(self, problem: Marginal, model: MarginalDensity, noise: NoiseModel) -> None:
         self.problem, self.whitening = problem, np.sqrt(noise.weights)
         disc = problem.images.up_to(float(model.radius)).disc
-        self.references = [Reference(one.astype(np.complex64), disc) for one in problem.spectra(model)]
+        self.references = [Reference(one.astype(np.complex64), disc) for one in problem.slices.spectra(model)]
         whole = problem.images.disc
         self.side = side_of(whole.radius or whole.size / 2)
         padded = 2 * self.side
@@ -139,7 +141,7 @@ class FinalPoses:
     def maps(self) -> Float[np.ndarray, "classes m m m"]:
         """The map of each class from all images added, in every shell that they hold; asked for once, at the end."""
         distributed.add(*self.grids)
-        return np.stack([self._solve(self.problem.completed(grid)) for grid in self.grids])
+        return np.stack([self._solve(self.problem.sums.completed(grid)) for grid in self.grids])
 
     def _solve(self, grid: np.ndarray) -> np.ndarray:
         side = self.side
@@ -148,4 +150,4 @@ class FinalPoses:
         precision = np.append(PRIOR * mean + 1e-3 * mean.max() + 1e-30, 1.0).astype(np.float32)
         out = np.empty(grid.shape[:3], np.complex64)
         kernels.divide((grid,), precision, 2.0, out)
-        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2) * self.problem.sphere(side)
+        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2) * sphere(self.problem.plan, side)

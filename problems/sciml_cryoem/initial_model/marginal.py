@@ -4,36 +4,37 @@
 
 with L the log likelihood of `poses.search` on a grid of orientations that is turned at random with every batch. Its
 gradient is a sum over orientations, 2 (denominator P_R - numerator_R), carried into the volume by the projector's
-adjoint. The accumulated weight, averaged over the latest images, is the preconditioner (`weight_metric`), so that a step
-of size lr is expectation maximization with a memory of 1 - lr (a natural-gradient step). T is a tenth of that weight.
+adjoint. The accumulated weight, averaged over the latest images, is the preconditioner (`weight_metric`), so that a
+step of size lr is expectation maximization with a memory of 1 - lr (a natural-gradient step). T is a tenth of that
+weight.
 
 Shells beyond the scored ones are collected as well, to see whether the map predicts them (`frontier`). They are in the
 gradient and not in J: they have no say in the poses.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 import sciml
 from sciml import distributed
 from sciml.problem import Evaluation, Statistics
-from sciml_cryoem.imaging import fourier, kernels, orientations
-from sciml_cryoem.imaging.projection import correct_gridding
-from sciml_cryoem.imaging.symmetry import asymmetric_unit, point_group, symmetrize_sums
+from sciml_cryoem.imaging import fourier, orientations
+from sciml_cryoem.imaging.symmetry import point_group
 from sciml_cryoem.initial_model.frontier import frontier_sums, learn_frontier
+from sciml_cryoem.initial_model.likeliest_poses import LikeliestPoses
+from sciml_cryoem.initial_model.map_slices import MapSlices, TurnedGrid
 from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.offset_range import OffsetRange
 from sciml_cryoem.initial_model.search_plan import SearchPlan
+from sciml_cryoem.initial_model.slice_sums import SliceSums
 from sciml_cryoem.initial_model.weight_metric import WeightMetric
-from sciml_cryoem.maps.masks import cosine_edge
-from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.image_spectra import ImageSpectra
 from sciml_cryoem.poses.search import Found, Grid, Wanted, search, together
 from sciml_cryoem.reconstruction.insertion import complete
@@ -62,45 +63,6 @@ class ParticleBatch:
     turns: Tensor
 
 
-@dataclass(frozen=True)
-class TurnedGrid:
-    """Where the images of a batch are searched.
-
-    Attributes:
-        radius: of the scored shells, Fourier pixels.
-        turn: of the grid of orientations.
-    """
-
-    radius: float
-    turn: Float[np.ndarray, "3 3"]
-
-
-@dataclass(frozen=True)
-class LikeliestPoses:
-    """The likeliest pose of each of some images.
-
-    Attributes:
-        rotations: A.
-        offsets: (x, y) in pixels.
-        classes: from 0.
-        log_likelihood: log of the mean likelihood over all poses.
-    """
-
-    rotations: Float[np.ndarray, "n 3 3"]
-    offsets: Float[np.ndarray, "n 2"]
-    classes: Int[np.ndarray, " n"]
-    log_likelihood: Float[np.ndarray, " n"]
-
-    def take(self, rows: Int[np.ndarray, " some"] | slice) -> "LikeliestPoses":
-        """Those of some of the images."""
-        return LikeliestPoses(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-    @classmethod
-    def joined(cls, parts: Sequence["LikeliestPoses"]) -> "LikeliestPoses":
-        """Several sets, one after the other."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
-
-
 class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
     """Find the density, without poses.
 
@@ -115,6 +77,9 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         size: number of images.
         offsets: which offsets are tried.
         turn: of the grid on which the whole set is searched.
+        slices: of the maps.
+        sums: of slices, and what they mean for the maps.
+        metric: what the remembered weight is used for.
         device: where the whole set, and large batches, are searched, and all is polished: "cpu" (compiled loops),
             "torch" (on the CPU) or "cuda".
     """
@@ -129,18 +94,11 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         self.group = point_group(symmetry)
         self.offsets = OffsetRange(plan)
         self.metric = WeightMetric(plan)
-        self.grids = {order: orientations.half_turn_grid(order) for order in (1, 2)}
+        self.slices = MapSlices(plan, images.disc, self.group)
+        self.sums = SliceSums(plan.side, images.disc, self.group)
         self.turn = orientations.random_turns(1, np.random.default_rng([seed, 1]))[0].astype(np.float32)
-        self.mask = self.sphere(plan.side)
-        # Both hold the last result and what it is a function of; neither changes a result.
-        self._slices_before: tuple[Tensor, TurnedGrid, tuple[np.ndarray, np.ndarray]] | None = None
+        # What the last evaluation of the whole set found, and of which model: `poses` may be asked for the same.
         self._whole_before: tuple[tuple[Tensor, float, float], Found] | None = None
-
-    def sphere(self, side: int) -> Float[np.ndarray, "m m m"]:
-        """Where the particle may be, on a grid of this side."""
-        axis = np.arange(side) - side // 2
-        distance = np.sqrt(sum(np.square(a) for a in np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)))
-        return cosine_edge((distance - self.plan.mask_radius * side).astype(np.float32), 0.07 * side)
 
     def blob(self, classes: int, draw: np.random.Generator) -> MarginalDensity:
         """A start that knows nothing but where the particle is; several classes differ by a little noise."""
@@ -166,13 +124,13 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
     def expected_weight(self) -> Float[np.ndarray, "m m half"]:
         """What one image gives each Fourier voxel if its view may be any, the same everywhere in a shell."""
         images = self.images.up_to(self.plan.stop + self.plan.frontier)
-        grid = self.grids[1]
-        weights = np.tile(np.square(images.transfer).mean(0) / len(grid), (len(grid), 1))
-        (sums,) = self._empty_sums(1)
-        self._insert(sums, np.ascontiguousarray(2.0 * grid[:, :2], np.float32), np.zeros_like(weights, "c8"), weights)
-        complete(sums)
-        weight = fourier.optimal_circulant(sums[..., 2], self.plan.side)
-        return self.metric.spherical(self.metric.shell_mean(weight))
+        views = orientations.half_turn_grid(1)
+        weights = np.tile(np.square(images.transfer).mean(0) / len(views), (len(views), 1))
+        (grid,) = self.sums.empty(1)
+        axes = np.ascontiguousarray(2.0 * views[:, :2], np.float32)
+        self.sums.add(grid, axes, np.zeros(weights.shape, np.complex64), weights)
+        complete(grid)
+        return self.metric.spherical(self.metric.shell_mean(self.sums.weight(grid)))
 
     @property
     def population(self) -> None:
@@ -190,34 +148,6 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         turns = torch.from_numpy(orientations.random_turns(PARTS, np.random.default_rng(seed))).float()
         return ParticleBatch(torch.cat(draws), turns.repeat_interleave(torch.tensor([len(draw) for draw in draws]), 0))
 
-    def spectra(self, model: MarginalDensity) -> Complex[np.ndarray, "classes P P half"]:
-        """Padded transforms of the classes."""
-        volumes = model.voxels.detach().cpu().numpy() * self.mask
-        corrected = [correct_gridding(volume, 2) for volume in volumes]
-        return np.stack([fourier.transform_padded(volume, 2 * self.plan.side) for volume in corrected])
-
-    def orientations(self, where: TurnedGrid) -> Float[np.ndarray, "n 3 3"]:
-        """The grid for a scored radius, turned; only views of one asymmetric unit."""
-        grid = orientations.turned(self.grids[self.plan.order(where.radius)], where.turn)
-        return grid if len(self.group) == 1 else grid[asymmetric_unit(grid[:, 2], self.group)]
-
-    def _slices(self, model: MarginalDensity, where: TurnedGrid) -> tuple[np.ndarray, np.ndarray]:
-        """Axes of the grid, and slices of every class; kept for the next micro-batch of the same step."""
-        voxels = model.voxels.detach()
-        if self._slices_before is not None:
-            before, known, result = self._slices_before
-            if known.radius == where.radius and np.array_equal(known.turn, where.turn) and torch.equal(before, voxels):
-                return result
-        grid = self.orientations(where)
-        axes = np.ascontiguousarray(2.0 * grid[:, :2], np.float32)
-        disc = self.images.disc
-        points = disc.within(where.radius + self.plan.frontier)
-        slices = np.empty((len(voxels), len(grid), points), np.complex64)
-        for spectrum, out in zip(self.spectra(model), slices, strict=True):
-            kernels.gather(spectrum.astype(np.complex64), axes, disc.kx[:points], disc.ky[:points], out)
-        self._slices_before = (voxels.clone(), where, (axes, slices))
-        return axes, slices
-
     def _search(
         self, model: MarginalDensity, where: TurnedGrid, images: ImageSpectra, gather: bool, device: str
     ) -> tuple[Found, np.ndarray, np.ndarray]:
@@ -226,8 +156,8 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         Of several processes each searches a part of the images: `Found` holds what is said of all images, but only
         the process's own part of the sums.
         """
-        axes, slices = self._slices(model, where)
-        grid = Grid(self.orientations(where), self.offsets.tried(model))
+        axes, slices = self.slices.of(model, where)
+        grid = Grid(self.slices.orientations(where), self.offsets.tried(model))
         flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
         mine = distributed.share(len(images), together(len(flat), len(grid.shifts)))
         found = search(images.take(mine), flat, grid, where.radius, wanted, device)
@@ -260,34 +190,40 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         return model.voxels.detach().clone(), float(model.radius), float(model.shift_range)
 
     @torch.no_grad()
-    def gradient(
-        self, model: MarginalDensity, batch: ParticleBatch
-    ) -> tuple[Mapping[str, Tensor], Tensor, Statistics]:
+    def gradient(self, model: MarginalDensity, batch: ParticleBatch) -> tuple[Mapping[str, Tensor], Tensor, Statistics]:
         """Both terms of the loss, the gradient, and what `learn` remembers, per image: the weight of each Fourier
         voxel, both parts of rho, and whether the likeliest offset is at the end of the range."""
-        images, classes = len(batch.rows), len(model.voxels)
-        sums = self._empty_sums(classes)
+        images, grids = len(batch.rows), self.sums.empty(len(model.voxels))
         likelihood, outermost, ahead = 0.0, 0.0, np.zeros(2)
-        scored = self.images.disc.within(float(model.radius))
         for found, axes, slices in self._searches(model, batch, gather=True):
-            numerator, denominator = found.numerator.reshape(slices.shape), found.denominator.reshape(slices.shape)
-            for own, of_class, weight in zip(sums, denominator * slices - numerator, denominator, strict=True):
-                self._insert(own, axes, of_class, weight)
             likelihood += float(found.log_likelihood.sum())
             outermost += self.offsets.outermost(model, found)
-            ahead += frontier_sums(numerator, denominator, slices, scored)
-        distributed.add(*sums, ahead)
-        complete_sums = [self.completed(own.astype(np.float32)) for own in sums]
-        weight = np.stack([fourier.optimal_circulant(own[..., 2], self.plan.side) for own in complete_sums])
-        data = np.stack([self._adjoint(own) for own in complete_sums]) * (2.0 / images)
+            ahead += self._add(grids, model, found, axes, slices)
+        distributed.add(*grids, ahead)
+        complete_grids = [self.sums.completed(grid.astype(np.float32)) for grid in grids]
+        weight = np.stack([self.sums.weight(grid) for grid in complete_grids]) / images
+        data = np.stack([self.sums.adjoint(grid) * self.slices.mask for grid in complete_grids]) * (2.0 / images)
         prior = self.metric.prior_gradient(model)
         seen = {
-            "weight": torch.from_numpy((np.maximum(weight, 0.0) / images).astype(np.float32)),
+            "weight": torch.from_numpy(weight.astype(np.float32)),
             "frontier": torch.from_numpy(ahead / images),
             "outermost": torch.tensor(outermost / images, dtype=torch.float64),
         }
         flat = (torch.from_numpy(data).to(model.voxels) + prior).reshape(-1)
         return self._terms(model, likelihood / images, prior), flat, Statistics(mean=seen)
+
+    def _add(
+        self, grids: list[np.ndarray], model: MarginalDensity, found: Found, axes: np.ndarray, slices: np.ndarray
+    ) -> Float[np.ndarray, "2"]:
+        """Add what a search found to the half grids of the classes; both parts of rho, not per image."""
+        scored, ahead = self.images.disc.within(float(model.radius)), np.zeros(2)
+        numerators, denominators = found.numerator.reshape(slices.shape), found.denominator.reshape(slices.shape)
+        for grid, numerator, denominator, of_class in zip(grids, numerators, denominators, slices, strict=True):
+            likely = np.flatnonzero(denominator.any(1))  # most orientations are unlikely for all images
+            numerator, denominator, chosen = numerator[likely], denominator[likely], of_class[likely]
+            self.sums.add(grid, axes[likely], denominator * chosen - numerator, denominator)
+            ahead += frontier_sums(numerator, denominator, chosen, scored)
+        return ahead
 
     @torch.no_grad()
     def loss(self, model: MarginalDensity, batch: ParticleBatch) -> Mapping[str, Tensor]:
@@ -321,7 +257,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
             images: others than those of the problem.
         """
         where = TurnedGrid(float(model.radius), self.turn)
-        grid = Grid(self.orientations(where), self.offsets.tried(model))
+        grid = Grid(self.slices.orientations(where), self.offsets.tried(model))
         found = self._found_before(model) if images is None else None
         if found is None:
             some = (self.images if images is None else images).up_to(where.radius + self.plan.frontier)
@@ -349,30 +285,6 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         some = self.images.up_to(radius).take(slice(None, None, -(-self.size // PROBED)))
         noise = len(some.disc) - 0.5  # the origin counts half
         return float(np.square(np.abs(some.values)).sum(1).mean()) - noise
-
-    def _empty_sums(self, classes: int) -> list[Float[np.ndarray, "P P half 3"]]:
-        """A half grid of (real, imaginary, weight) for each class; float64: see `Found`."""
-        padded = 2 * self.plan.side
-        return [np.zeros((padded, padded, padded // 2 + 1, 3)) for _ in range(classes)]
-
-    def _insert(self, sums: np.ndarray, axes: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
-        """Add slices of one class to its half grid."""
-        disc, points = self.images.disc, values.shape[-1]
-        search_kernels.insert_slices(sums, axes, disc.kx[:points], disc.ky[:points], values, weights)
-
-    def completed(self, grid: np.ndarray) -> np.ndarray:
-        """A half grid of summed slices with what lies beyond its edges, and as symmetric as the group; changes it."""
-        complete(grid)
-        if len(self.group) == 1:
-            return grid
-        # A mean, not a sum: the posterior of an image is one, however many views are the same.
-        return symmetrize_sums(grid, self.group) / np.float32(len(self.group))
-
-    def _adjoint(self, grid: np.ndarray) -> np.ndarray:
-        """From a complete half grid, which holds every slice point and its Friedel mate, to the voxels."""
-        values = grid[..., 0] + 1j * grid[..., 1]
-        side, padded = self.plan.side, 2.0 * self.plan.side
-        return correct_gridding(fourier.inverse_transform_cropped(values, side), 2) * self.mask * (0.5 * padded**3)
 
 
 _NO_SUMS = np.empty((0, 0))

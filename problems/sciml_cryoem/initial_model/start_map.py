@@ -24,11 +24,15 @@ from sciml_cryoem.imaging import fourier, orientations
 from sciml_cryoem.imaging.devices import warm_up
 from sciml_cryoem.initial_model.final_poses import Block, FinalPoses, centered
 from sciml_cryoem.initial_model.frontier import PREDICTED, predicted_share
-from sciml_cryoem.initial_model.marginal import LikeliestPoses, Marginal, TurnedGrid
+from sciml_cryoem.initial_model.likeliest_poses import LikeliestPoses
+from sciml_cryoem.initial_model.map_slices import TurnedGrid
+from sciml_cryoem.initial_model.marginal import Marginal
 from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.search_plan import HALF_LIFE, START, SearchPlan
 from sciml_cryoem.poses.image_spectra import ImageSpectra, image_spectra, whitened
 from sciml_cryoem.reconstruction.accumulation import Settings, batches, measure_noise, views_of
+from sciml_cryoem.reconstruction.insertion import Views
+from sciml_cryoem.reconstruction.noise import NoiseModel
 
 STEP = sciml.SGD(lr=0.5)
 """Half of the preconditioned gradient: expectation maximisation that remembers the last few batches."""
@@ -198,6 +202,56 @@ class ResolutionSwitch(AutoSwitch):
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A search before its first start.
+
+    Attributes:
+        problem: of the images that take part.
+        noise: of the images.
+        views: CTFs and optics groups of all particles.
+        chosen: which particles take part, in order.
+        settings: how images are read.
+    """
+
+    problem: AbInitio
+    noise: NoiseModel
+    views: Views
+    chosen: Int[np.ndarray, " some"]
+    settings: Settings
+
+
+def prepare(
+    particles: Particles,
+    options: Options,
+    draw: np.random.Generator,
+    watch: Callable[[int], None] | None = None,
+) -> Prepared:
+    """Read the images that take part.
+
+    Args:
+        particles: all of them.
+        options: how to search.
+        draw: decides which images take part.
+        watch: called with the number of images read.
+
+    Raises:
+        InputError: fewer than 50 images, an unusable image, or an unknown symmetry.
+    """
+    if len(particles) < 50:
+        raise InputError(f"{particles.path}: {len(particles)} particles; ab initio needs at least 50.")
+    settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
+    extent = particles.box * particles.pixel_size
+    plan = SearchPlan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
+    warm_up(settings.device)
+    views = views_of(particles, settings.use_ctf)
+    noise = measure_noise(particles, views.groups, settings)
+    chosen = np.sort(draw.permutation(len(particles))[:MOST])
+    radius = min(plan.stop + AHEAD, particles.box / 2)
+    images = image_spectra(particles, views, noise, radius, settings, chosen, watch)
+    return Prepared(AbInitio(particles, images, plan, options), noise, views, chosen, settings)
+
+
 @threadpool_limits.wrap(limits=1)  # products are small: a BLAS's threads would wait for each other longer than work
 def abinitio(
     particles: Particles,
@@ -220,41 +274,32 @@ def abinitio(
         KeyboardInterrupt: a solve was interrupted; with `run`, that of the winner goes on from there.
     """
     options = options or Options()
-    if len(particles) < 50:
-        raise InputError(f"{particles.path}: {len(particles)} particles; ab initio needs at least 50.")
-    settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
-    extent = particles.box * particles.pixel_size
-    plan = SearchPlan.fit(particles.box, None if options.diameter is None else options.diameter / extent)
-    warm_up(settings.device)
-    views = views_of(particles, settings.use_ctf)
-    noise = measure_noise(particles, views.groups, settings)
     draw = np.random.default_rng(options.seed)
-    chosen = np.sort(draw.permutation(len(particles))[:MOST])
-    radius = min(plan.stop + AHEAD, particles.box / 2)
-    images = image_spectra(particles, views, noise, radius, settings, chosen, watch)
-    problem = AbInitio(particles, images, plan, options)
-    model, race = _race(problem, options, draw, look)
+    prepared = prepare(particles, options, draw, watch)
+    problem, noise, views, chosen = prepared.problem, prepared.noise, prepared.views, prepared.chosen
+    settings = prepared.settings
+    model, records = race(problem, options, draw, look)
     stage = None if run is None else run.stage("abinitio")
     switch = ResolutionSwitch(problem, model, look=look)
     phases = [replace(STEP, steps=STEPS), FINISH]
     solution = _whole(sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage))
     _show(look, "the end", problem, model)
     final = FinalPoses(problem, model, noise)
-    parts = [final.add(Block(images, views.take(chosen), problem.poses(model)))]
+    parts = [final.add(Block(problem.images, views.take(chosen), problem.poses(model)))]
     others = np.setdiff1d(np.arange(len(particles)), chosen)
     for part, block in batches(particles, settings, others):
         of_part = views.take(others[part])
-        spectra = whitened(block, images.disc, noise, of_part)
+        spectra = whitened(block, problem.images.disc, noise, of_part)
         parts.append(final.add(Block(spectra, of_part, problem.poses(model, spectra))))
         if watch:
             watch(len(chosen) + part.stop)
     poses = LikeliestPoses.joined(parts).take(np.argsort(np.concatenate([chosen, others])))
-    return _conclude(problem, poses, final.maps(), (race, solution, problem.resolution(model)))
+    return _conclude(problem, poses, final.maps(), (records, solution, problem.resolution(model)))
 
 
 def _show(look: Look | None, moment: str, problem: AbInitio, model: MarginalDensity) -> None:
     if look is not None:
-        look(moment, model.voxels.detach().cpu().numpy() * problem.mask, problem.resolution(model))
+        look(moment, model.voxels.detach().cpu().numpy() * problem.slices.mask, problem.resolution(model))
 
 
 def _whole(solution: sciml.Solution) -> sciml.Solution:
@@ -264,10 +309,20 @@ def _whole(solution: sciml.Solution) -> sciml.Solution:
     return solution
 
 
-def _race(
-    problem: AbInitio, options: Options, draw: np.random.Generator, look: Look | None
+def race(
+    problem: AbInitio, options: Options, draw: np.random.Generator, look: Look | None = None
 ) -> tuple[MarginalDensity, list[dict[str, Any]]]:
-    """The most promising of several starts, and how they fared."""
+    """The most promising of several starts, and how they fared.
+
+    Args:
+        problem: whose images they are raced on, at low resolution.
+        options: how many starts, and of which maps.
+        draw: decides the starts and the images that they are judged by.
+        look: shown the best map after each round.
+
+    Returns:
+        The winner on the grid of the problem, and the records of `StartMap.race`.
+    """
     order = draw.permutation(problem.size)
     unseen = np.sort(order[: min(HELD_OUT, problem.size // 5)])
     # Low resolutions need a coarse grid only.
@@ -278,7 +333,7 @@ def _race(
     judge = Marginal(images.take(unseen), coarse, options.symmetry)
     turn = orientations.random_turns(1, draw)[0]
     models = [training.blob(options.classes, draw) for _ in range(max(1, options.starts))]
-    race: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     alive = list(range(len(models)))
     for number, (steps, radius) in enumerate(ROUNDS if len(models) > 1 else ()):
         scores = {}
@@ -289,7 +344,7 @@ def _race(
             where = TurnedGrid(ranked_at, turn)
             scores[start] = judge.log_likelihood(models[start], np.arange(len(unseen)), where)
         alive = sorted(alive, key=lambda start: -scores[start])[: max(1, len(alive) // 2)]
-        race += [
+        records += [
             {
                 "round": number + 1,
                 "start": start + 1,
@@ -301,7 +356,7 @@ def _race(
             for start, score in scores.items()
         ]
         _show(look, f"race, round {number + 1}: the best of {len(scores)}", problem, problem.enlarged(models[alive[0]]))
-    return problem.enlarged(models[alive[0]]), race
+    return problem.enlarged(models[alive[0]]), records
 
 
 def _conclude(
@@ -311,7 +366,7 @@ def _conclude(
     record: tuple[list[dict[str, Any]], sciml.Solution, float],
 ) -> StartMap:
     """The answer, the class with most images first, centered, at the box of the images."""
-    race, solution, resolution = record
+    records, solution, resolution = record
     box = problem.images.disc.size
     order = np.argsort(-np.bincount(poses.classes, minlength=len(maps)), kind="stable")
     full = np.stack([fourier.resample(volume, box) for volume in maps]).astype(np.float32)
@@ -323,6 +378,6 @@ def _conclude(
         classes=np.argsort(order)[poses.classes],
         log_likelihood=poses.log_likelihood,
         resolution=resolution,
-        race=race,
+        race=records,
         solution=solution,
     )
