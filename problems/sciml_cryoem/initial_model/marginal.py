@@ -181,7 +181,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
             where = TurnedGrid(radius, turn.reshape(3, 3).numpy())
             found, axes, slices = self._search(model, where, images, gather, device)
             if everyone and np.array_equal(where.turn, self.turn):
-                self._whole_before = (self._state(model), replace(found, numerator=_NO_SUMS, denominator=_NO_SUMS))
+                self._whole_before = (self._state(model), replace(found, numerator=_NOTHING, denominator=_NOTHING.real))
             yield found, axes, slices
 
     @staticmethod
@@ -287,7 +287,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         return float(np.square(np.abs(some.values)).sum(1).mean()) - noise
 
 
-_NO_SUMS = np.empty((0, 0))
+_NOTHING = np.empty((0, 0), np.complex128)
 
 
 def _of_all(found: Found, mine: slice, count: int) -> Found:

@@ -13,8 +13,9 @@ from sciml_cryoem.imaging import fourier
 from sciml_cryoem.imaging.symmetry import point_group
 from sciml_cryoem.initial_model import start_map
 from sciml_cryoem.initial_model.final_poses import Block, FinalPoses, centered
-from sciml_cryoem.initial_model.marginal import Marginal, MarginalDensity, Poses
-from sciml_cryoem.initial_model.search_plan import Plan
+from sciml_cryoem.initial_model.likeliest_poses import LikeliestPoses
+from sciml_cryoem.initial_model.marginal import Marginal
+from sciml_cryoem.initial_model.search_plan import SearchPlan
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra, image_spectra
@@ -58,11 +59,11 @@ def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles
     settings, views = Settings(), views_of(particles)
     noise = measure_noise(particles, views.groups, settings)
     images = image_spectra(particles, views, noise, 18.0, settings)
-    problem = Marginal(images, Plan.fit(particles.box))
-    model = MarginalDensity(problem.plan, fourier.resample(truth, problem.plan.side)[None])
+    problem = Marginal(images, SearchPlan.fit(particles.box))
+    model = problem.density(fourier.resample(truth, problem.plan.side)[None])
     model.radius.fill_(10.0)
     nothing = np.zeros(len(particles))
-    poses = Poses(particles.rotations, particles.origins / particles.pixel_size, nothing.astype(int), nothing)
+    poses = LikeliestPoses(particles.rotations, particles.origins / particles.pixel_size, nothing.astype(int), nothing)
     with torch.no_grad():
         at_once, in_parts, wrong = (FinalPoses(problem, model, noise) for _ in range(3))
         found = at_once.add(Block(images, views, poses))
@@ -83,10 +84,10 @@ def _resting(particles: Particles, signal: float) -> tuple[start_map.AbInitio, s
     disc = Disc(particles.box, 14.0)
     values = np.full((4, len(disc)), np.sqrt((signal + len(disc) - 0.5) / len(disc)), np.complex64)
     images = ImageSpectra(disc, values, np.zeros(values.shape, np.float32))
-    plan = replace(Plan.fit(particles.box), start=14.0, stop=14.0)
+    plan = replace(SearchPlan.fit(particles.box), start=14.0, stop=14.0)
     problem = start_map.AbInitio(particles, images, plan, start_map.Options())
-    model = MarginalDensity(problem.plan, problem.blob(1, np.random.default_rng(0)))
-    model.predicted[-1] = 1e4
+    model = problem.blob(1, np.random.default_rng(0))
+    model.frontier[-1] = 1e4
     return problem, start_map.ResolutionSwitch(problem, model)
 
 
@@ -127,13 +128,13 @@ def test_a_wider_range_of_offsets_is_tried_before_the_hand_over(particles: Parti
     steps, ranges = 2 * start_map.SPAN, []
     for _ in range(4):
         model.edge.copy_(torch.tensor([60.0, 100.0]))
-        model.predicted[-1] = 1e4
+        model.frontier[-1] = 1e4
         decision = switch.decide(steps, None)
         ranges.append(float(model.shift_range) / box)
         if decision is not None:
             break
-        assert model.predicted[-1] == 0 and not model.edge.any()
-        model.predicted[-1] = 1e4
+        assert model.frontier[-1] == 0 and not model.edge.any()
+        model.frontier[-1] = 1e4
         assert switch.decide(steps + start_map.SPAN, None) is None  # the likelihood before is not that of this range
         steps += 2 * start_map.SPAN
     assert ranges == pytest.approx([0.1, 0.16, 0.2, 0.2])
@@ -148,8 +149,8 @@ def test_offsets_beyond_the_range_are_noticed(
     settings, views = Settings(), views_of(particles)
     images = image_spectra(particles, views, measure_noise(particles, views.groups, settings), 14.0, settings)
     moved = images.values * images.disc.phases(np.array([[offset, 0.0]]))
-    problem = Marginal(replace(images, values=moved.astype(np.complex64)), Plan.fit(particles.box))
-    model = MarginalDensity(problem.plan, fourier.resample(truth, problem.plan.side)[None])
+    problem = Marginal(replace(images, values=moved.astype(np.complex64)), SearchPlan.fit(particles.box))
+    model = problem.density(fourier.resample(truth, problem.plan.side)[None])
     model.radius.fill_(10.0)
     problem.gradient(model, problem.sample(300, torch.Generator().manual_seed(0)))
     assert model.edge[1] == 300
@@ -160,7 +161,7 @@ def test_the_map_is_moved_to_where_its_images_were_centered(particles: Particles
     away, nothing = np.array([3.0, -2.0, 1.0]), np.zeros(len(particles))
     own = particles.origins / particles.pixel_size
     offsets = own + particles.rotations[:, :2] @ away
-    poses = Poses(particles.rotations, offsets, nothing.astype(int), nothing)
+    poses = LikeliestPoses(particles.rotations, offsets, nothing.astype(int), nothing)
     maps = np.roll(truth, (1, -2, 3), (0, 1, 2))[None]
     found, offsets = centered(maps, poses, np.eye(3)[None])
     np.testing.assert_allclose(offsets, own, atol=0.3)
