@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Numerical libraries would otherwise start a thread a core in each of the parallel tests.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench gpu-check clean
+.PHONY: demo test lint portability bench gpu-check clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -28,6 +28,10 @@ lint: .venv/installed
 test: lint
 	$(BIN)/pytest -n 2 -m 'not slow'
 	$(BIN)/pytest -n 2 -m slow
+
+# Which tests change sides on another processor: all of them, or with QUICK=1 the most sensitive ones in a few minutes.
+portability: .venv/installed
+	$(BIN)/python tests/portability.py $(if $(QUICK),--quick)
 
 bench: .venv/installed
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -30,7 +30,8 @@ import torch
 from cryoem_known_poses import HERE, simulate
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.initial_model.marginal_density import MarginalDensity
-from sciml_cryoem.initial_model.start_map import STEP, AbInitio, Options, prepare, race
+from sciml_cryoem.initial_model.resolution_switch import AbInitio, AbInitioOptions
+from sciml_cryoem.initial_model.start_map import STEP, prepare, race
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -180,7 +181,7 @@ def show(row: Row) -> None:
 
 def measured(star: Path, options: argparse.Namespace) -> list[Row]:
     """All rows of a set of particles."""
-    search, draw = Options(seed=0), np.random.default_rng(0)
+    search, draw = AbInitioOptions(seed=0), np.random.default_rng(0)
     problem = prepare(read_particles(star, needs=("ctf",)), search, draw).problem
     start, _ = race(problem, search, draw)
     recorder = record(problem, copy.deepcopy(start), 7, STATES)

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from sciml_cryoem.files.mrc import read_volume
 from sciml_cryoem.files.particles import read_particles
-from sciml_cryoem.reconstruction.direct import Settings, reconstruct
+from sciml_cryoem.reconstruction.accumulation import ReconstructOptions
+from sciml_cryoem.reconstruction.direct import reconstruct
 from sciml_cryoem.simulation.flaws import Flaws
 from sciml_cryoem.simulation.model_density import read_density
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
@@ -77,7 +78,7 @@ def scores(star: Path, truth: Path) -> list[float]:
     radius = np.sqrt(line[:, None, None] ** 2 + line[:, None] ** 2 + line**2)
     inside, found = radius < 0.4, []
     for name in ("sphere", "auto"):
-        result = reconstruct(particles, Settings(mask=name))
+        result = reconstruct(particles, ReconstructOptions(mask=name))
         z, mask = (result.full - density) / uncertainty(result).std, result.prior.mask
         assert mask is not None
         regions = {

@@ -41,7 +41,8 @@ from scipy.optimize import minimize
 
 from sciml.optim import lbfgs, line_search, quasi_newton, self_scaled
 from sciml.optim.lbfgs import CompactLBFGS
-from sciml.optim.quasi_newton import InverseHessian, QuasiNewton, Status
+from sciml.optim.method import Status
+from sciml.optim.quasi_newton import InverseHessian, QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
 from sciml.runs.files import to_json, write_atomic
 

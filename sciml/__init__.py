@@ -11,16 +11,17 @@ from sciml.errors import ConvergenceError, InputError
 
 if TYPE_CHECKING:
     from sciml import pde
+    from sciml.budget import Budget
     from sciml.loop.solver import solve
     from sciml.phases import LBFGS, SGD, Adam, GaussNewton, SelfScaled
     from sciml.problem import Problem
     from sciml.runs.run import Run
-    from sciml.solution import Budget, Result, Solution
+    from sciml.solution import Result, Solution
     from sciml.watching.noise import GradientNoise
 
 _HOMES = {
     "Adam": "sciml.phases",
-    "Budget": "sciml.solution",
+    "Budget": "sciml.budget",
     "GaussNewton": "sciml.phases",
     "GradientNoise": "sciml.watching.noise",
     "LBFGS": "sciml.phases",

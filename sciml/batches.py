@@ -1,4 +1,4 @@
-"""Batches are trees of tensors whose leading dimension counts items: counting, cutting, joining, moving them."""
+"""Batches are trees of tensors whose leading dimension counts items: count, cut, join, move them, choose among them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,14 +6,22 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciml.errors import InputError
 
 
 def tree_map(function: Callable[..., Tensor], *trees: Any) -> Any:
-    """Apply a function leaf by leaf to batches of equal structure (tensor, tuple, named tuple, list, dict or
-    dataclass)."""
+    """Apply a function to each tensor of a batch, or to the matching tensors of batches of equal structure.
+
+    Args:
+        function: takes one tensor of each batch.
+        *trees: the batches: tensors, or tuples, named tuples, lists, dicts or dataclasses of them.
+
+    Raises:
+        InputError: a batch holds something else.
+    """
     first = trees[0]
     if isinstance(first, Tensor):
         return function(*trees)
@@ -41,7 +49,11 @@ def leaves(batch: Any) -> list[Tensor]:
 
 
 def count(batch: Any) -> int:
-    """Number of items: the leading dimension of the batch's first tensor."""
+    """The number of items: the leading dimension of the batch's first tensor.
+
+    Raises:
+        InputError: that tensor has no dimensions.
+    """
     first = leaves(batch)[0]
     if first.ndim == 0:
         raise InputError("a batch holds a tensor without dimensions; its leading dimension must count the items")
@@ -49,7 +61,11 @@ def count(batch: Any) -> int:
 
 
 def split(batch: Any, parts: int) -> list[Any]:
-    """Cut a batch into equal micro-batches; a ragged remainder is dropped, as the noise estimator demands."""
+    """Cut a batch into equal micro-batches. A remainder is dropped, as the noise estimator demands.
+
+    Raises:
+        InputError: the batch has fewer items than parts.
+    """
     if not divisible(batch, parts):
         smallest = min(leaf.shape[0] for leaf in leaves(batch))
         raise InputError(f"a batch of {smallest} items cannot be cut into {parts} micro-batches; draw at least {parts}")
@@ -77,11 +93,17 @@ def pieces(batch: Any, parts: int) -> list[Any]:
     return [cut(low, high) for low, high in pairwise(edges) if high > low]
 
 
-def share(batch: Any, index: int, parts: int) -> tuple[Any, float] | None:
-    """Part `index` of a batch cut into as many parts of nearly equal size, and the share of the items that it holds.
+def weighted_part(batch: Any, index: int, parts: int) -> tuple[Any, float] | None:
+    """One of several parts of a batch, and the share of the items in it.
 
-    The mean over all items is the mean over the parts weighted by their shares. None where that cannot be: fewer items
-    than parts, or tensors of different lengths (points and the ends beside them) that do not divide evenly.
+    The mean over all items is the mean over the parts weighted by their shares. None where this does not work: where
+    there are fewer items than parts, or where tensors of different lengths (points and the ends beside them) do not
+    divide evenly.
+
+    Args:
+        batch: is cut into parts of nearly equal size.
+        index: of the part.
+        parts: how many there are.
     """
     lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves(batch)}
     if min(lengths) < parts or (len(lengths) > 1 and any(length % parts for length in lengths)):
@@ -102,9 +124,31 @@ def concatenate(batches: Sequence[Any]) -> Any:
 
 
 def move(batch: Any, like: Tensor) -> Any:
-    """Bring a batch to the device of `like`, and its floating-point tensors to the dtype of `like`."""
+    """Move a batch to the device of `like`, and its floating-point tensors to the dtype of `like`."""
 
     def one(leaf: Tensor) -> Tensor:
         return leaf.to(device=like.device, dtype=like.dtype if leaf.is_floating_point() else None)
 
     return tree_map(one, batch)
+
+
+def adaptive_choice(
+    density: Float[Tensor, "candidates"], size: int, generator: torch.Generator, uniform_fraction: float = 0.5
+) -> Int[Tensor, "points"]:
+    """Choose items where a density is large, without losing sight of the rest: their indices, on the CPU.
+
+    Arguments, errors and source as for `sciml.pde.residual_adaptive`.
+    """
+    if not 1 <= size <= len(density):
+        raise InputError(f"{size} points out of {len(density)} candidates: at least 1, at most all of them.")
+    if not 0 <= uniform_fraction <= 1:
+        raise InputError(f"uniform_fraction = {uniform_fraction}: it must lie in [0, 1].")
+    density = density.detach().to("cpu", torch.float64)
+    if not bool((density.isfinite() & (density >= 0)).all()):
+        raise InputError("the density of adaptive points has negative or non-finite values: give |residual|^k.")
+    mean = density.mean()
+    weight = (1 - uniform_fraction) * density / mean + uniform_fraction if mean > 0 else torch.ones_like(density)
+    # The first arrivals of independent exponential clocks with these rates are a weighted draw without replacement.
+    arrival = torch.empty_like(weight).exponential_(generator=generator) / weight
+    chosen = arrival.topk(size, largest=False, sorted=False).indices
+    return chosen[torch.randperm(size, generator=generator)]

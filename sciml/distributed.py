@@ -76,7 +76,7 @@ def share(count: int, block: int = 1) -> slice:
 
 
 def take_gpu() -> None:
-    """Let "cuda" mean a GPU of this process's own, as far as there are enough (round robin)."""
+    """Let "cuda" mean a GPU of this process's own. If there are too few, processes share them in turn."""
     if size() > 1:
         import torch
 
@@ -113,8 +113,11 @@ def add(*arrays: Array) -> None:
 
 
 def gather(rows: slice, *arrays: "np.ndarray") -> None:
-    """Complete arrays in place of which each process has filled its own rows, its `share` of them; what it has in the
-    others is ignored.
+    """Complete arrays in place, of which each process has filled only its own rows.
+
+    Args:
+        rows: this process's `share`. What it holds in the other rows is ignored.
+        *arrays: the arrays, of the same shapes in every process.
 
     Raises:
         RankError: another process is gone.
@@ -128,7 +131,7 @@ def gather(rows: slice, *arrays: "np.ndarray") -> None:
 
 
 def copy_from_leader(*tensors: "Tensor") -> None:
-    """Overwrite tensors by what process 0 holds in them."""
+    """Overwrite tensors, in every process, by what process 0 holds in them."""
     if size() == 1:
         return
     for tensor in tensors:
@@ -138,7 +141,7 @@ def copy_from_leader(*tensors: "Tensor") -> None:
 
 
 def agreed(value: Value) -> Value:
-    """What process 0 holds for a value (numbers, texts, and lists and dicts of them; it passes through JSON)."""
+    """What process 0 holds for a value. The value passes through JSON: numbers, texts, and lists and dicts of them."""
     if size() == 1:
         return value
     import torch
@@ -153,7 +156,7 @@ def agreed(value: Value) -> Value:
 
 
 def led(work: Callable[[], Value]) -> Value:
-    """Let process 0 do something; its answer, or the `InputError` or `OSError` that it met, is that of all."""
+    """Let process 0 do some work. All processes return its answer, or raise the `InputError` or `OSError` it met."""
     if size() == 1:
         return work()
     outcome: dict[str, Any] = {}
@@ -174,7 +177,7 @@ def led(work: Callable[[], Value]) -> Value:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Around work in which processes look at different data: an `InputError` of one is raised in all of them.
+    """Raise an `InputError` of one process in all of them. For work in which processes look at different data.
 
     Nothing inside may wait for other processes.
     """
@@ -202,7 +205,7 @@ def together() -> Iterator[None]:
 
 
 def in_step(flags: Sequence[bool], fingerprint: int = 0) -> list[bool]:
-    """Which flags any process has raised.
+    """Which flags at least one process has raised.
 
     Args:
         flags: as many in every process.
@@ -222,11 +225,16 @@ def in_step(flags: Sequence[bool], fingerprint: int = 0) -> list[bool]:
 
 
 def check_equal(total: float, squares: float) -> None:
-    """Whether a fingerprint is the same everywhere, from its sum and the sum of its squares over the processes (exact
-    in float64, and then Cauchy-Schwarz is an equality).
+    """Check that a fingerprint is the same in every process.
+
+    Both sums are exact in float64, and for equal fingerprints the inequality of Cauchy and Schwarz is an equality.
+
+    Args:
+        total: sum of the fingerprints over the processes.
+        squares: sum of their squares.
 
     Raises:
-        RankError: it is not.
+        RankError: they are not the same.
     """
     if size() * squares != total * total:
         raise RankError(

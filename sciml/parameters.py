@@ -9,7 +9,7 @@ from sciml.errors import InputError
 
 
 class FlatParameters:
-    """One contiguous vector behind some parameters: optimisers work on it, the module sees every change at once.
+    """One contiguous vector behind some parameters. Optimisers work on it, and the module sees every change at once.
 
     Attributes:
         vector: shape (n,), the parameters that require gradients, concatenated in the order of `model.parameters()`.

@@ -1,20 +1,27 @@
-"""Phases are values: an algorithm with its hyper-parameters, and what ends it. `solve` runs them in order."""
+"""Phases are values: an algorithm, its hyper-parameters, and what ends it. `solve` runs them in order.
 
+A stochastic phase (`Adam`, `SGD`) takes an update rule from `sciml.optim.first_order` and works on mini-batches. A
+deterministic phase (`LBFGS`, `SelfScaled`, `GaussNewton`) takes a method from `sciml.optim` and works on a fixed set of
+items. `Stochastic` and `Deterministic` declare; the five phases implement.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from sciml.errors import InputError
 from sciml.optim.first_order import AdamRule, FirstOrder, SGDRule
-from sciml.optim.iterates import Keep
+from sciml.optim.iterates import IterateChoice
 from sciml.optim.jacobian import ResidualJacobian
 from sciml.optim.lbfgs import CompactLBFGS
 from sciml.optim.linearization import linearize
+from sciml.optim.method import Method
 from sciml.optim.natural_gradient import LevenbergMarquardt
-from sciml.optim.quasi_newton import InverseHessian, QuasiNewton
+from sciml.optim.quasi_newton import QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
 from sciml.optim.transforms import Transform
 from sciml.parameters import FlatParameters
@@ -22,35 +29,39 @@ from sciml.problem import Problem
 from sciml.schedules import Schedule
 
 DENSE_LIMIT = 3000
-"""Unknowns up to which the dense self-scaled update is the default finisher (its matrix then takes 72 MB in
-float64)."""
+"""Unknowns up to which the dense self-scaled update is the default; its matrix then takes 72 MB in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stochastic:
+class Stochastic(ABC):
     """A phase on mini-batches.
 
     Attributes:
-        lr: step size, a number or a schedule of the step within the phase.
-        steps: at most so many steps.
-        batch: items per step; None lets `solve` choose (a quarter of the fixed set, 32 to 128 items) and grow it while
-            the gradient noise holds the phase back. A given batch is kept.
+        lr: the step size, a number or a schedule of the step within the phase.
+        steps: the largest number of steps.
+        batch: items per step. None lets `solve` choose (a quarter of the fixed set, 32 to 128 items) and enlarge the
+            batch while the gradient noise holds the phase back. A given batch stays as it is.
         micro_batches: independent parts of a batch from which the gradient noise is measured. More parts give more
             precise estimates and cost more: small parts take as long as large ones.
-        accumulate: parts in which a batch is evaluated one after the other, to save memory; their mean over the items
-            is exact, also for unequal parts.
+        window: measurements of the noise that an estimate is made of.
+        accumulate: parts in which a batch is evaluated one after the other, to save memory. Their mean over the items
+            is exact, also for parts of unequal size.
         transforms: what is done to the gradient before the rule takes it, in order (`sciml.optim.Clip`, `Normalize`,
             `Quantize`). The noise is measured before.
         keep: the iterate left at the end (`sciml.optim.Average`, `Best`); None for the last one.
+
+    Raises:
+        InputError: an option is out of range.
     """
 
     lr: float | Schedule = 1e-3
     steps: int = 20_000
     batch: int | None = None
     micro_batches: int = 2
+    window: int = 20
     accumulate: int = 1
     transforms: tuple[Transform, ...] = ()
-    keep: Keep | None = None
+    keep: IterateChoice | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.micro_batches < 2 or (self.batch is not None and self.batch < self.micro_batches):
@@ -60,39 +71,62 @@ class Stochastic:
             )
         if not isinstance(self.lr, Schedule) and not self.lr > 0:
             raise InputError(f"{type(self).__name__}(lr={self.lr}): the step size must be positive")
+        if self.window < 1:
+            raise InputError(f"{type(self).__name__}(window={self.window}): need at least one measurement")
         if self.accumulate < 1:
             raise InputError(f"{type(self).__name__}(accumulate={self.accumulate}): need at least one part")
         if not all(isinstance(transform, Transform) for transform in self.transforms):
             allowed = "a tuple of Clip, Normalize and Quantize"
             raise InputError(f"{type(self).__name__}(transforms={self.transforms!r}): allowed is {allowed}")
 
+    @abstractmethod
     def rule(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> FirstOrder:
-        """The update rule with fresh state."""
-        raise NotImplementedError
+        """The update rule with fresh state.
+
+        Args:
+            problem: may have a preconditioner.
+            model: the module.
+            vector: its parameters, shape (n,).
+        """
+
+    def slower(self, factor: float) -> Self:
+        """The same phase with a step size `factor` times as large; a schedule stays as it is."""
+        return self if isinstance(self.lr, Schedule) else replace(self, lr=self.lr * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Stochastic):
-    """Adam (Kingma and Ba 2015)."""
+    """Adam (Kingma and Ba 2015).
+
+    Attributes:
+        betas: factors of the running averages of the gradient and of its square.
+        eps: is added to the root of the second average.
+    """
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
     def rule(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> FirstOrder:
-        """Adam's moments."""
+        """Adam's running averages, empty."""
         return AdamRule(vector, self.betas, self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(Stochastic):
-    """Stochastic gradient descent along the preconditioned gradient, with momentum."""
+    """Stochastic gradient descent along the preconditioned gradient, with momentum.
+
+    Attributes:
+        lr: as in `Stochastic`.
+        momentum: the factor of the velocity; 0 for none.
+        nesterov: whether to apply Nesterov's correction.
+    """
 
     lr: float | Schedule = 1e-2
     momentum: float = 0.0
     nesterov: bool = False
 
     def rule(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> FirstOrder:
-        """The velocity and the problem's preconditioner."""
+        """A velocity of zero and the problem's preconditioner."""
         return SGDRule(vector, self.momentum, self.nesterov, problem.preconditioner(model))
 
 
@@ -101,9 +135,11 @@ class Objective:
     """What a deterministic method works on.
 
     Attributes:
-        problem, model, flat: as given to `solve`, and the model's parameters as one vector.
-        batch: the fixed set as it is now.
-        closure: loss and gradient over it at the vector's present content; counts itself.
+        problem: as given to `solve`.
+        model: as given to `solve`.
+        flat: the model's parameters as one vector.
+        batch: gives the fixed set as it is now.
+        closure: gives loss and gradient over the set at the present parameters, and counts the evaluation.
         spend: counts other work, in loss-and-gradient evaluations over the set.
     """
 
@@ -116,18 +152,22 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deterministic:
+class Deterministic(ABC):
     """A quasi-Newton phase on a fixed set of items.
 
     Attributes:
-        steps: at most so many iterations.
-        tolerance: converged when the Newton decrement g'Hg, in three iterations running, is below tolerance^2 times the
-            largest change of the loss seen in the whole solve. For a sum of squares that is a residual `tolerance`
-            times the first one.
-        patience: converged also when, over so many iterations, neither the decrement halves nor the loss falls by 1 %.
+        steps: the largest number of iterations.
+        tolerance: the phase has converged when the Newton decrement g'Hg is below tolerance^2 times the largest change
+            of the loss seen in the whole solve, in three iterations running. For a sum of squares that is a residual
+            `tolerance` times the first one.
+        patience: the phase has also converged when, over this many iterations, neither the decrement halves nor the
+            loss falls by 1 %.
         check: iterations between two looks at fresh samples (streams only).
-        payoff: converged also when twice the iterations (at least 4 times `patience`) do not lower the loss on fresh
-            samples by this factor (streams only); None: last digits are worth any work.
+        payoff: the phase has also converged when twice the iterations (at least 4 times `patience`) do not lower the
+            loss on fresh samples by this factor (streams only). None: the last digits are worth any work.
+
+    Raises:
+        InputError: an option is out of range.
     """
 
     steps: int = 20_000
@@ -142,42 +182,42 @@ class Deterministic:
         if self.payoff is not None and not self.payoff > 1:
             raise InputError(f"{type(self).__name__}(payoff={self.payoff}): a factor above 1, or None")
 
-    def method(self, objective: Objective) -> QuasiNewton | LevenbergMarquardt:
+    @abstractmethod
+    def method(self, objective: Objective) -> Method:
         """The algorithm with fresh state."""
-        vector = objective.flat.vector
-        curvature = self.inverse_hessian(objective.problem, objective.model, vector)
-        return QuasiNewton(vector, objective.closure, curvature)
-
-    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
-        """The quasi-Newton approximation with fresh state."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(Deterministic):
-    """Limited-memory BFGS in compact form, preconditioned by the problem's operator if it has one."""
+    """Limited-memory BFGS in compact form, preconditioned by the problem's operator if it has one.
+
+    Attributes:
+        history: curvature pairs kept.
+    """
 
     history: int = 20
 
-    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
-        """The compact form over `history` pairs."""
+    def method(self, objective: Objective) -> Method:
+        """The compact form over `history` pairs, none of them taken in yet."""
         if self.history < 1:
             raise InputError(f"LBFGS(history={self.history}): keep at least one pair")
-        return CompactLBFGS(vector, self.history, problem.preconditioner(model))
+        vector, preconditioner = objective.flat.vector, objective.problem.preconditioner(objective.model)
+        return QuasiNewton(vector, objective.closure, CompactLBFGS(vector, self.history, preconditioner))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfScaled(Deterministic):
-    """Dense self-scaled Broyden updates: for models of up to a few thousand parameters (n^2 numbers are kept)."""
+    """Dense self-scaled Broyden updates, for models of up to a few thousand parameters: n^2 numbers are kept."""
 
-    def inverse_hessian(self, problem: Problem, model: torch.nn.Module, vector: Tensor) -> InverseHessian:
-        """The dense matrix."""
+    def method(self, objective: Objective) -> Method:
+        """The dense update, without curvature yet."""
+        vector = objective.flat.vector
         if vector.numel() > 20_000:
             gigabytes = vector.numel() ** 2 * vector.element_size() / 1e9
             raise InputError(
                 f"SelfScaled on {vector.numel()} unknowns needs a matrix of {gigabytes:.0f} GB; use LBFGS above 20,000"
             )
-        return DenseSelfScaled(vector)
+        return QuasiNewton(vector, objective.closure, DenseSelfScaled(vector))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +226,10 @@ class GaussNewton(Deterministic):
     is a sum of mean squares, for problems that define `Problem.least_squares`.
 
     Attributes:
-        damping: the first damping, relative to the mean diagonal of J'J; it adapts.
-        acceleration: follow the curve of the valley to second order.
-        check: a step does the work of many quasi-Newton iterations, and so over-fits as much sooner.
+        patience: as in `Deterministic`; smaller, because a step does the work of many quasi-Newton iterations.
+        check: as in `Deterministic`; smaller, because such steps over-fit sooner.
+        damping: the first damping, relative to the mean diagonal of J'J. It adapts.
+        acceleration: whether to follow the curve of the valley to second order.
     """
 
     patience: int = 100
@@ -196,7 +237,7 @@ class GaussNewton(Deterministic):
     damping: float = 1e-2
     acceleration: bool = True
 
-    def method(self, objective: Objective) -> LevenbergMarquardt:
+    def method(self, objective: Objective) -> Method:
         """Levenberg-Marquardt on the problem's residuals."""
         problem, model = objective.problem, objective.model
 
@@ -226,8 +267,16 @@ Phase = Stochastic | Deterministic
 
 
 def default_phases(problem: Problem, model: torch.nn.Module, unknowns: int) -> tuple[Phase, ...]:
-    """Adam, then the dense self-scaled finisher for small models and L-BFGS for large ones; preconditioned SGD, then
-    L-BFGS, when the problem has a preconditioner."""
+    """The phases that `solve` takes when none are given.
+
+    Adam comes first, then the dense self-scaled update for small models or L-BFGS for large ones. For a problem with a
+    preconditioner: SGD, then L-BFGS.
+
+    Args:
+        problem: may have a preconditioner.
+        model: the module.
+        unknowns: number of its parameters.
+    """
     if problem.preconditioner(model) is not None:
         return SGD(lr=0.1), LBFGS()
     return Adam(), SelfScaled() if unknowns <= DENSE_LIMIT else LBFGS(history=50)

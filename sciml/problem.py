@@ -1,4 +1,4 @@
-"""`Problem`: where samples come from and what the loss is. The only thing a problem module must supply."""
+"""`Problem`: where samples come from and what the loss is. A problem module must supply nothing else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,13 +16,13 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Statistics:
-    """What an evaluation says of a batch besides loss and gradient, for `Problem.learn`.
+    """What an evaluation tells of a batch besides loss and gradient, for `Problem.learn`.
 
-    Parts of a batch and several processes are brought together by the core, so there are two kinds only.
+    The core joins the statistics of parts of a batch and of several processes. It can do so for two kinds.
 
     Attributes:
-        mean: by name, tensors that are means over the items of the batch.
-        each: by name, tensors with a row for each item, in the order of the batch.
+        mean: named tensors that are means over the items of the batch.
+        each: named tensors with a row for each item, in the order of the batch.
     """
 
     mean: Mapping[str, Tensor] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Evaluation:
         loss: scalar tensor, the sum of the terms.
         terms: the named terms.
         gradient: flat, shape (unknowns,).
-        statistics: what the problem's own `gradient` says beyond that.
+        statistics: what the problem's own `gradient` gives beyond that.
     """
 
     loss: Tensor
@@ -60,14 +60,14 @@ class Problem(ABC, Generic[Model, Batch]):
     """
 
     size: int | None = None
-    """Number of items of a finite set (the batches are then drawn without replacement); None for an endless stream."""
+    """Number of items of a finite set, whose batches are drawn without replacement; None for an endless stream."""
     divides: bool | None = None
     """Whether a part of a batch costs a part of the work, so that several processes (`torchrun`) should share it.
-    False: every process evaluates all of it, or the problem shares the work itself. None: where batches are large."""
+    False: every process evaluates all of it, or the problem shares the work itself. None: large batches are shared."""
     first_batch: int | None = None
     """Items of the first batch where a phase leaves them to `solve`; None: a quarter of the fixed set, 32 to 128."""
     evaluate_every: int | None = None
-    """Steps between two calls of `evaluate` at least; None: 100 stochastic ones, 20 of a finisher."""
+    """The fewest steps between two calls of `evaluate`. None: 100 stochastic steps, 20 quasi-Newton iterations."""
 
     @property
     def population(self) -> int | None:
@@ -114,22 +114,30 @@ class Problem(ABC, Generic[Model, Batch]):
         """
         return None
 
-    def learn(self, model: Model, batch: Batch, evaluation: Evaluation) -> None:
-        """Remember what a stochastic step has shown, in the model's buffers or in the problem: the only place where
-        either may change.
+    def learn(self, model: Model, batch: Batch, evaluation: Evaluation) -> Tensor | None:
+        """Remember what a stochastic step has shown, in the model's buffers or in the problem.
 
-        Called once after a step's evaluations and before its update, with the whole batch and the evaluation of the
-        whole batch. What is learned is in force for this update (its preconditioner) and for the evaluations of the
-        next step; the noise of this step was measured in the metric of before. A finisher, whose objective must stay
-        the same, never calls it.
+        Only here may either change. Called once for a step, after its evaluations and before its update. What is
+        learned is in force for this update (its preconditioner) and for the evaluations of the next step. The noise of
+        this step was measured in the metric that stood before. A quasi-Newton phase, whose objective must stay the
+        same, never calls it.
+
+        Args:
+            model: the module.
+            batch: the whole batch of the step.
+            evaluation: of the whole batch.
+
+        Returns:
+            The flat gradient of the same batch under what has been learned, where that changes it (a prior that the
+            batch itself sets); None leaves it as it was.
         """
 
     def least_squares(self, model: Model, batch: Batch) -> Mapping[str, Tensor] | None:
         """The residuals whose **mean squares** are the loss terms of the same names; None if the loss is no such sum.
 
-        `GaussNewton` needs them. A residual of the batch has shape (items, ...), each entry a function of its own item
-        and the parameters; one that belongs to no item (a condition at an end) has any other shape. The mean is over
-        all entries, so a term that *sums* squares over k of them gives residuals multiplied by sqrt(k).
+        `GaussNewton` needs them. A residual of the batch has shape (items, ...); each entry is a function of its own
+        item and of the parameters. A residual that belongs to no item (a condition at an end) has any other shape. The
+        mean is over all entries, so a term that *sums* squares over k of them gives residuals multiplied by sqrt(k).
         """
         return None
 

@@ -1,4 +1,4 @@
-"""Step sizes as functions of the step: frozen values, so that they can stand in a phase and in a checkpoint."""
+"""Step sizes as functions of the step. They are frozen values, so that a phase and a checkpoint can hold them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -79,7 +79,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """Cosine cycles, the first `steps` long, each next one `growth` times as long; every cycle starts at `lr`.
+    """Cosine cycles that start at `lr`. The first is `steps` long, each later one `growth` times as long as the last.
 
     Loshchilov and Hutter (2017, arXiv 1608.03983, eq. 5; their T_0 and T_mult). A restart brings back the noise floor
     of `lr`, so only the ends of cycles are worth keeping, and longer cycles end lower.

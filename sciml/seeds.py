@@ -13,12 +13,11 @@ def generator(seed: int, *purpose: str | int, counter: int = 0) -> torch.Generat
 
     Args:
         seed: the run's seed.
-        purpose: words and numbers that name the stream, e.g. ("batch", phase index).
+        *purpose: names and numbers of the stream, e.g. ("batch", phase index).
         counter: position in the stream. Distinct counters below 2**32 of one stream give distinct generator seeds.
 
-    torch's CPU generator (Mersenne twister) uses 32 bits of its seed; adding the counter to a hashed base keeps the
-    seeds of one stream distinct, which hashing the counter too would not (birthday collisions after about 65,000
-    draws).
+    torch's CPU generator (Mersenne twister) uses 32 bits of its seed. Adding the counter to a hashed base keeps the
+    seeds of one stream distinct. Hashing the counter too would not: two would coincide after about 65,000 draws.
     """
     digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
     base = int.from_bytes(digest, "little")

@@ -4,7 +4,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook(["sciml", "sciml_rod", "sciml_pdes", "sciml_cryoem"], "shape_checks.check")
 
 import pytest
+import rounding
 
 from sciml.runs.run import Run
 
@@ -26,7 +27,25 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    rounding.apply()
+
+
+LACKS = {"shared data": "the shared data", "RELION": "RELION", "CUDA": "a CUDA device"}
+"""Word in the reason of a skip, and what was lacking."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """After all else one line that says how many tests were skipped for lack of what."""
+    yield
+    counts: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        said = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        why = next((f"for lack of {lack}" for word, lack in LACKS.items() if word in said), "for other reasons")
+        counts[why] = counts.get(why, 0) + 1
+    if counts:
+        terminalreporter.write_line("skipped: " + ", ".join(f"{count} {why}" for why, count in sorted(counts.items())))
 
 
 @pytest.fixture(scope="session")

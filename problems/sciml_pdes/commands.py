@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from sciml.command_line import main as cli
+from sciml.command_line import console
 from sciml.runs.run import Run
 from sciml_pdes.catalog import CATALOG, make
 
@@ -40,8 +40,9 @@ class SolveOptions:
     """Folder of the run."""
     seed: int = 0
     """Seed of the network's first parameters and of every batch."""
-    switch: Literal["auto", "snr"] | int = "auto"
-    """Start with Adam, and end it by the literal SNR threshold or at a step number; auto: no Adam, a waste here."""
+    switch: Literal["auto", "progress", "snr"] | int = "auto"
+    """Start with Adam, and end it by its progress, at an SNR threshold (snr) or at a step number; auto: no Adam, which
+    would be a waste here."""
     seconds: float | None = None
     """Go on for at most so many seconds; without a limit, stop once twice the iterations no longer halve the loss on
     points that are not trained on."""
@@ -54,19 +55,19 @@ class SolveOptions:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve `sciml pde ...`; see `sciml.command_line.main.main` for the exit codes."""
+    """Serve `sciml pde ...`; see `sciml.command_line.main` for the exit codes."""
     table = {"list": (ListOptions, show), "solve": (SolveOptions, solve)}
-    return cli.dispatch("sciml pde", table, arguments)
+    return console.dispatch("sciml pde", table, arguments)
 
 
 def show(options: ListOptions) -> int:
     """`sciml pde list`."""
     if options.json:
-        cli.print_json({"pdes": [{"name": name, "equation": entry.equation} for name, entry in CATALOG.items()]})
+        console.print_json({"pdes": [{"name": name, "equation": entry.equation} for name, entry in CATALOG.items()]})
     else:
         width = max(map(len, CATALOG))
         print("\n".join(f"{name:<{width}}  {entry.equation}" for name, entry in CATALOG.items()))
-    return cli.DONE
+    return console.DONE
 
 
 def solve(options: SolveOptions) -> int:
@@ -76,7 +77,7 @@ def solve(options: SolveOptions) -> int:
         0 when converged and the residual is small where no point was, otherwise 3 with all outputs written.
     """
     import sciml
-    from sciml.command_line.commands import choose_device
+    from sciml.command_line.devices import choose_device
 
     problem = make(options.name)
     phases = problem.phases()
@@ -96,7 +97,7 @@ def solve(options: SolveOptions) -> int:
         run=run.stage(options.name),
     )
     _draw(run, options.name, problem, solution)
-    return cli.conclude(run, _summary(problem, solution), json=options.json)
+    return console.conclude(run, _summary(problem, solution), json=options.json)
 
 
 def _summary(problem: "Collocation", solution: "Solution") -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _summary(problem: "Collocation", solution: "Solution") -> dict[str, Any]:
             f"whatever the loss of {solution.loss:.2g} says."
         )
         notes.append(text)
-        cli.say(f"Warning: {text}")
+        console.say(f"Warning: {text}")
     return {**solution.summary(values), "result": result, "warnings": notes}
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sciml.command_line import main as cli
+from sciml.command_line import console
 from sciml.runs.run import Run
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ class SolveOptions:
     """Impose the interface condition in the strong form. Without it a bar of two materials comes out wrong."""
     seed: int = 0
     """Seed of the network's first parameters and of every batch."""
-    switch: Literal["auto", "snr"] | int = "auto"
-    """When the stochastic phase ends: the measured rule, the literal SNR threshold, or a step number."""
+    switch: Literal["auto", "progress", "snr"] | int = "auto"
+    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little (auto), by its
+    progress, at an SNR threshold (snr), or at a step number."""
     seconds: float | None = None
     """Stop after so many seconds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -49,11 +50,11 @@ class SolveOptions:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve `sciml rod ...`; see `sciml.command_line.main.main` for the exit codes."""
+    """Serve `sciml rod ...`; see `sciml.command_line.main` for the exit codes."""
     from sciml_rod.noise_study.command import VarianceOptions, variance
 
     table = {"solve": (SolveOptions, solve), "variance": (VarianceOptions, variance)}
-    return cli.dispatch("sciml rod", table, arguments)
+    return console.dispatch("sciml rod", table, arguments)
 
 
 def solve(options: SolveOptions) -> int:
@@ -63,7 +64,7 @@ def solve(options: SolveOptions) -> int:
         0 when converged and in equilibrium, otherwise 3 with all outputs written.
     """
     import sciml
-    from sciml.command_line.commands import choose_device
+    from sciml.command_line.devices import choose_device
     from sciml_rod.cases import find_case
 
     case = find_case(options.case)
@@ -72,7 +73,7 @@ def solve(options: SolveOptions) -> int:
         form = case.form(options.form, interface=options.interface)
     notes = [str(warning.message) for warning in caught]
     for note in notes:
-        cli.say(f"Warning: {note}")
+        console.say(f"Warning: {note}")
     model = case.network(form, options.seed).to(choose_device(options.device))
     run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
     phases = None
@@ -83,7 +84,7 @@ def solve(options: SolveOptions) -> int:
     solution = sciml.solve(form, model, phases, switch=options.switch, seed=options.seed, budget=budget, run=stage)
     summary = _summary(form, solution, notes)
     _write_outputs(run, case, form, solution)
-    return cli.conclude(run, summary, json=options.json)
+    return console.conclude(run, summary, json=options.json)
 
 
 def _summary(form: "RodForm", solution: "Solution", notes: list[str]) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _summary(form: "RodForm", solution: "Solution", notes: list[str]) -> dict[st
             f"normal force (limit {UNBALANCED:g}), whatever the loss of {solution.loss:.2g} says."
         )
         notes.append(text)
-        cli.say(f"Warning: {text}")
+        console.say(f"Warning: {text}")
     return {**solution.summary(values), "result": result, "warnings": notes}
 
 

@@ -1,1 +1,1 @@
-"""The `sciml` command and the commands that come with the core."""
+"""The command `sciml`, and the subcommands that come with the core."""

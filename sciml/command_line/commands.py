@@ -1,4 +1,4 @@
-"""The built-in words of the command line: demo, solve, resume, report."""
+"""The built-in commands: demo, solve, resume, report."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,29 +8,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from sciml import distributed
-from sciml.command_line import main as cli
+from sciml.command_line import console, demo
+from sciml.command_line.console import Main
+from sciml.command_line.devices import Device, choose_device
 from sciml.errors import InputError
 from sciml.runs.files import read_json
 from sciml.runs.run import Run
-
-Device = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """The main job on small data: the rod in its forms and a density from particles, in one report."""
-
-    out: Path
-    """Folder for the runs and report.html."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: Device = "auto"
-    """Where to compute."""
-    overwrite: bool = False
-    """Repeat what an earlier demo in the folder already did."""
-    json: bool = False
-    """Print one JSON object as the last line."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +21,18 @@ class SolveOptions:
     """Solve a problem of your own."""
 
     target: tyro.conf.Positional[str]
-    """FILE.py:CLASS or package.module:CLASS; the class is a sciml.Problem with a method model()."""
+    """FILE.py:CLASS or package.module:CLASS. The class is a sciml.Problem with a method model()."""
     out: Path
     """Folder of the run."""
     seed: int = 0
     """Seed of the model's first parameters and of every batch."""
-    switch: Literal["auto", "snr"] | int = "auto"
-    """When the stochastic phase ends: the measured rule, the literal SNR threshold, or a step number."""
+    switch: Literal["auto", "progress", "snr"] | int = "auto"
+    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little (auto), by its
+    progress, at an SNR threshold (snr), or at a step number."""
     seconds: float | None = None
-    """Stop after so many seconds."""
+    """Stop after this many seconds."""
     evaluations: float | None = None
-    """Stop after so many loss-and-gradient evaluations per item."""
+    """Stop after this many loss-and-gradient evaluations per item."""
     device: Device = "auto"
     """Where to compute."""
     overwrite: bool = False
@@ -77,23 +61,25 @@ class ReportOptions:
     """The page; by default report.html in the only run, or in the current folder."""
 
 
-def main(word: str, arguments: Sequence[str]) -> int:
-    """Serve one built-in word; see `sciml.command_line.main.main` for the exit codes."""
+def serve(name: str, arguments: Sequence[str], main: Main) -> int:
+    """Serve one built-in command.
+
+    Args:
+        name: the command.
+        arguments: what was typed after it.
+        main: see `Main`.
+
+    Returns:
+        The exit code; see `sciml.command_line.main`.
+    """
     table: dict[str, tuple[type, Callable[[Any], int]]] = {
-        "demo": (DemoOptions, run_demo),
+        "demo": (demo.Options, lambda options: demo.run(options, main)),
         "solve": (SolveOptions, run_solve),
-        "resume": (ResumeOptions, run_resume),
+        "resume": (ResumeOptions, lambda options: run_resume(options, main)),
         "report": (ReportOptions, run_report),
     }
-    options, function = table[word]
-    return function(cli.parse(f"sciml {word}", options, arguments))
-
-
-def run_demo(options: DemoOptions) -> int:
-    """`sciml demo`."""
-    from sciml.command_line import demo
-
-    return demo.run(options)
+    options, function = table[name]
+    return function(console.parse(f"sciml {name}", options, arguments))
 
 
 def run_solve(options: SolveOptions) -> int:
@@ -112,33 +98,33 @@ def run_solve(options: SolveOptions) -> int:
     budget = sciml.Budget(seconds=options.seconds, evaluations=options.evaluations)
     solution = sciml.solve(problem, model, switch=options.switch, seed=options.seed, budget=budget, run=run)
     _save_model(solution.model, run.path / "model.safetensors")
-    return cli.conclude(run, solution.summary(problem.evaluate(solution.model)), json=options.json)
+    return console.conclude(run, solution.summary(problem.evaluate(solution.model)), json=options.json)
 
 
-def run_resume(options: ResumeOptions) -> int:
-    """`sciml resume`: repeat the recorded command in the same folder; finished stages return at once."""
+def run_resume(options: ResumeOptions, main: Main) -> int:
+    """`sciml resume`: repeat the recorded command in the same folder. Finished stages return at once."""
     run = Run.open(options.directory)
     if not run.command:
         raise InputError(
             f"{run.path} was made by a Python program; run that program again, and solve() goes on by itself."
         )
     if run.finished:
-        cli.say(f"{run.path} is finished; nothing to do.")
+        console.say(f"{run.path} is finished; nothing to do.")
         if options.json or "--json" in run.command:
-            cli.print_json(run.summary)
-        return cli.DONE if run.summary.get("result", "CONVERGED") == "CONVERGED" else cli.NOT_CONVERGED
+            console.print_json(run.summary)
+        return console.DONE if run.summary.get("result", "CONVERGED") == "CONVERGED" else console.NOT_CONVERGED
     words = resume_words(run.command, run.path.resolve())
     if options.json and "--json" not in words:
         words.append("--json")
     record = run.path / "provenance.json"
     started = Path(read_json(record).get("directory", ".")) if record.exists() else Path()
-    if started.is_dir():  # the recorded words may hold paths relative to where they were typed
+    if started.is_dir():  # the recorded command may hold paths relative to where it was typed
         os.chdir(started)
-    return cli.main(words)
+    return main(words)
 
 
 def run_report(options: ReportOptions) -> int:
-    """`sciml report`: one page from run directories alone."""
+    """`sciml report`: write one page from run directories alone."""
     from sciml.reporting import report
 
     directories = options.directories
@@ -146,11 +132,16 @@ def run_report(options: ReportOptions) -> int:
         raise InputError("Name at least one run directory: sciml report DIR ...")
     out = options.out or (directories[0] / "report.html" if len(directories) == 1 else Path("report.html"))
     print(report.render(directories, out))
-    return cli.DONE
+    return console.DONE
 
 
 def resume_words(words: Sequence[str], out: Path) -> list[str]:
-    """The recorded words for going on in `out` (the folder may have been moved since), less `--overwrite`."""
+    """The command that goes on with a run: the recorded one, less `--overwrite`, with the folder where the run is now.
+
+    Args:
+        words: the recorded command.
+        out: the folder of the run, which may have been moved.
+    """
     kept: list[str] = []
     skip = False
     for word in words:
@@ -161,23 +152,6 @@ def resume_words(words: Sequence[str], out: Path) -> list[str]:
         elif not word.startswith("--out=") and word not in ("--overwrite", "--no-overwrite"):
             kept.append(word)
     return [*kept, "--out", str(out)]
-
-
-def choose_device(name: str) -> str:
-    """`auto` is the GPU when there is one.
-
-    Raises:
-        InputError: cuda was asked for and there is none.
-    """
-    import torch
-
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise InputError("--device cuda: torch finds no CUDA device here. Use --device cpu or auto.")
-    if not available or name == "cpu":
-        return "cpu"
-    distributed.take_gpu()
-    return "cuda"
 
 
 def _save_model(model: Any, path: Path) -> None:

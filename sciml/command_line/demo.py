@@ -1,6 +1,6 @@
-"""The main job on small data: the rod in its forms, how noisy their gradients are, densities with poses and without.
+"""The main job on small data: the rod in its forms, how noisy their gradients are, densities with and without poses.
 
-It knows the other commands by their words alone: it shows what a person at the terminal gets, and imports no problem.
+The demo runs the other commands as a person at the terminal would, and imports no problem.
 """
 
 import contextlib
@@ -12,24 +12,23 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sciml import distributed
-from sciml.command_line import main as cli
+from sciml.command_line import console
+from sciml.command_line.console import Main
+from sciml.command_line.devices import Device
 from sciml.errors import InputError
 from sciml.runs.run import Run
-
-if TYPE_CHECKING:
-    from sciml.command_line.commands import DemoOptions
 
 BUNDLED = Path(__file__).resolve().parents[2] / "data" / "particles" / "particles.star"
 MODEL = Path(__file__).resolve().parents[1] / "demo_model.cif"
 
 SECONDS = 40
-"""Longest that one solve may take, so that the demo stays short on a slow machine."""
+"""The most that one solve may take, so that the demo stays short on a slow machine."""
 
 ENOUGH = 1e-4
-"""Relative L2 error with which a solve that ran out of time still counts as done; the table shows what it reached."""
+"""A solve that ran out of time still counts as done if its relative L2 error, which the table shows, is below this."""
 
 COLUMNS = {
     "part": "part",
@@ -42,16 +41,38 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
+class Options:
+    """The main job on small data: the rod in its forms and a density from particles, in one report."""
+
+    out: Path
+    """Folder for the runs and report.html."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: Device = "auto"
+    """Where to compute."""
+    overwrite: bool = False
+    """Repeat what an earlier demo in the folder already did."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+@dataclass(frozen=True)
 class Part:
-    """One command of the demo: its folder's name, what to call it, and the words after `sciml`, less `--out`."""
+    """One command of the demo.
+
+    Attributes:
+        name: of its folder.
+        title: what to call it.
+        words: the command after `sciml`, less `--out`.
+    """
 
     name: str
     title: str
     words: tuple[str, ...]
 
 
-def parts(options: "DemoOptions") -> list[Part]:
-    """What the demo runs, in order."""
+def parts(options: Options) -> list[Part]:
+    """The commands that the demo runs, in order."""
     common = ("--seed", str(options.seed), "--device", options.device)
     found = [
         Part(f"rod-{form}", f"rod, {form} form", ("rod", "solve", "--form", form, "--seconds", str(SECONDS), *common))
@@ -71,10 +92,12 @@ def parts(options: "DemoOptions") -> list[Part]:
     return found
 
 
-def run(options: "DemoOptions") -> int:
-    """Run all parts, then write one report.
+def run(options: Options, main: Main) -> int:
+    """Run all parts, then write one report. A part that is finished already is repeated only with `overwrite`.
 
-    A part that is finished already is not repeated; `overwrite` repeats all.
+    Args:
+        options: the options of the command.
+        main: serves the command of a part.
 
     Returns:
         0 when every part succeeded (or ran out of time with an error below `ENOUGH`), otherwise the exit code of the
@@ -86,12 +109,12 @@ def run(options: "DemoOptions") -> int:
     rows = []
     codes = []
     for number, part in enumerate(todo, 1):
-        cli.say(f"[{number}/{len(todo)}] {part.title} ...")
-        code, seconds = _serve(part, options)
+        console.say(f"[{number}/{len(todo)}] {part.title} ...")
+        code, seconds = _serve(part, options, main)
         distributed.barrier()  # its files are there: the next part may read them
         row = _row(part, options.out / part.name, code, seconds)
-        code = cli.DONE if _good_enough(row) else code
-        cli.say(f"      {_outcome(row)}")
+        code = console.DONE if _good_enough(row) else code
+        console.say(f"      {_outcome(row)}")
         rows.append(row)
         codes.append(code)
     distributed.followers_leave()
@@ -104,15 +127,15 @@ def run(options: "DemoOptions") -> int:
     whole.write_summary(summary)
     page = _report(options.out)
     if options.json:
-        cli.print_json(summary)
+        console.print_json(summary)
     else:
         _print_table(rows)
         print(f"\n{summary['seconds']:.0f} s in all. Report: {page}")
-    return failed[0] if failed else cli.DONE
+    return failed[0] if failed else console.DONE
 
 
-def _serve(part: Part, options: "DemoOptions") -> tuple[int, float]:
-    """Run one part in this process, so that torch is loaded once; its own output is not shown."""
+def _serve(part: Part, options: Options, main: Main) -> tuple[int, float]:
+    """Run one part in this process, so that torch is imported once. What it prints is not shown."""
     folder = options.out / part.name
     earlier = distributed.led(lambda: _earlier(folder, options.overwrite))
     if earlier is not None:
@@ -120,17 +143,17 @@ def _serve(part: Part, options: "DemoOptions") -> tuple[int, float]:
     begin = time.monotonic()
     with _silent():
         try:
-            code = cli.main([*part.words, "--out", str(folder)])
+            code = main([*part.words, "--out", str(folder)])
         except Exception:  # a fault in one part must not hide the others
             traceback.print_exc()
             code = 1
-    if code == cli.INTERRUPTED:
+    if code == console.INTERRUPTED:
         raise KeyboardInterrupt
     return code, time.monotonic() - begin
 
 
 def _earlier(folder: Path, overwrite: bool) -> int | None:
-    """Exit code of a part that is finished already; one that is to be repeated is removed."""
+    """The exit code of a part that is finished already, else None. A part to be repeated is removed."""
     if not (folder / "experiment.json").exists():
         return None
     if overwrite:
@@ -146,7 +169,7 @@ def _silent() -> Iterator[None]:
 
 
 def _code_of(summary: dict[str, Any]) -> int:
-    return cli.DONE if summary.get("result") in (None, "CONVERGED") else cli.NOT_CONVERGED
+    return console.DONE if summary.get("result") in (None, "CONVERGED") else console.NOT_CONVERGED
 
 
 def _row(part: Part, folder: Path, code: int, seconds: float) -> dict[str, Any]:
@@ -155,7 +178,7 @@ def _row(part: Part, folder: Path, code: int, seconds: float) -> dict[str, Any]:
     except InputError:
         summary = {}
     known = {name: summary.get(name) for name in ("relative_l2", "resolution_0143", "loss")}
-    result = summary.get("result") or ("DONE" if code == cli.DONE else f"exit {code}")
+    result = summary.get("result") or ("DONE" if code == console.DONE else f"exit {code}")
     return {"part": part.title, "result": result, **known, "seconds": summary.get("seconds") or seconds}
 
 

@@ -1,4 +1,4 @@
-"""A problem of the user's own, by import string: `my_pde.py:Beam` or `package.module:Beam`."""
+"""Imports a problem of the user's own: `my_pde.py:Beam` or `package.module:Beam`."""
 
 import hashlib
 import importlib
@@ -16,7 +16,7 @@ def load(target: str) -> tuple[Any, str | None]:
     """Import the module and make the problem.
 
     Args:
-        target: `FILE.py:NAME` or `package.module:NAME`; NAME is a subclass of `sciml.Problem` that can be made without
+        target: `FILE.py:NAME` or `package.module:NAME`. NAME is a subclass of `sciml.Problem` that can be made without
             arguments, or an instance of one.
 
     Returns:

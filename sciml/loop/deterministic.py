@@ -1,8 +1,10 @@
-"""Running a quasi-Newton phase on the fixed set: iterate, watch for the end, and draw the set anew or enlarge it when
-the set is what limits the answer."""
+"""A quasi-Newton phase while it runs on the fixed set.
+
+It iterates, decides when it is over, and enlarges the set or draws it anew when the set limits the answer.
+"""
 
 import math
-import time
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -10,46 +12,87 @@ from torch import Tensor
 
 from sciml.batches import count, divisible, split
 from sciml.loop.gradients import loss_only
-from sciml.loop.stochastic import Ending, Setting
-from sciml.optim.line_search import Ending as Search
-from sciml.optim.quasi_newton import Iteration, Status
+from sciml.loop.runner import Ending, Runner, State
+from sciml.loop.setting import Setting
+from sciml.optim.line_search import SearchEnding
+from sciml.optim.method import Iteration, Status
 from sciml.phases import Deterministic, Objective
+from sciml.solution import Result
 from sciml.watching.generalization import Generalization
 from sciml.watching.noise import GradientNoise
 
 GROWTH_LIMIT = 64
-"""The fixed set of a stream is never made larger than so many times the declared one."""
+"""The fixed set of a stream never grows to more than this many times the declared one."""
 EXHAUSTED = 0.1
-"""||g||^2 / noise energy of the set below which the set says nothing more, if the loss beside it stalls too."""
+"""||g||^2 / noise energy below which the set has nothing more to teach, if the loss beside it stalls too."""
 RENEWED = 0.8
-"""Loss on fresh items, relative to that at the last renewal, above which renewing was no help and the set must grow."""
+"""Loss on fresh items, relative to that at the last renewal, above which renewing did not help: the set must grow."""
 
 
-class DeterministicRunner:
-    """State of a quasi-Newton phase.
+@dataclass
+class DeterministicState(State):
+    """The plain numbers of a running quasi-Newton phase.
 
     Attributes:
-        step: iterations done. items: item gradients spent. scale: largest change of the loss in the whole solve.
+        evaluations: of the whole set, or what costs as much.
+        scale: largest change of the loss in the whole solve.
+        decrement: the latest Newton decrement.
+        small: iterations running whose decrement was below the tolerance.
+        unchanged: iterations running that did not lower the loss.
+        weak: line searches running that used up their evaluations.
+        restarts: how often the curvature was dropped.
+        last_restart: the iteration after which that happened last.
+        surveyed: loss on fresh items when the set was last drawn anew.
+        best: [smallest decrement, its loss, iteration] of the last time the decrement halved.
+        lows: [iteration, loss on fresh items] of each time that loss was the smallest so far.
     """
 
-    def __init__(self, setting: Setting, phase: Deterministic, index: int, scale: float = 0.0) -> None:
-        self.setting, self.phase, self.index = setting, phase, index
+    evaluations: float = 0
+    scale: float = 0.0
+    decrement: float = math.inf
+    small: int = 0
+    unchanged: int = 0
+    weak: int = 0
+    restarts: int = 0
+    last_restart: int = -100
+    surveyed: float = math.inf
+    best: list[float] = field(default_factory=list)
+    lows: list[list[float]] = field(default_factory=list)
+
+
+class DeterministicRunner(Runner[DeterministicState]):
+    """A quasi-Newton phase while it runs.
+
+    Args:
+        setting: what the phases share.
+        phase: the algorithm and its options.
+        scale: largest change of the loss in the solve so far.
+    """
+
+    evaluate_every = 20
+
+    def __init__(self, setting: Setting, phase: Deterministic, scale: float = 0.0) -> None:
+        super().__init__(DeterministicState(scale=scale))
+        self.setting, self.phase = setting, phase
         self.terms: dict[str, Tensor] = {}
-        self.step, self.items, self.evaluations = 0, 0, 0
         batch = lambda: setting.fixed.batch
         self.method = phase.method(
             Objective(setting.problem, setting.model, setting.flat, batch, self._closure, self._spend)
         )
-        self.loss = math.nan
-        self.scale = scale
-        self.small, self.flat_steps, self.weak = 0, 0, 0
-        self.restarts, self.last_restart = 0, -100
         self.watch = Generalization()
-        self.surveyed = math.inf  # loss on fresh items when the set was last drawn anew
-        self.best: list[float] = []  # [smallest decrement, its loss, iteration] of the last time it halved
-        self.lows: list[list[float]] = []  # [iteration, loss on fresh items] each time it was the smallest so far
-        self.decrement = math.inf
-        self.records: list[dict[str, Any]] = []
+
+    @property
+    def batch(self) -> int:
+        """Items that an iteration sees: the whole set."""
+        return self.setting.fixed.size
+
+    @property
+    def noise(self) -> None:
+        """Not measured: every iteration sees the same items."""
+        return None
+
+    def finish(self) -> None:
+        """The parameters stay as they are: a method leaves them at the best point."""
 
     def _closure(self) -> tuple[Tensor, Tensor]:
         evaluation = self.setting.evaluate(self.setting.fixed.batch)
@@ -59,152 +102,154 @@ class DeterministicRunner:
 
     def _spend(self, evaluations: float) -> None:
         """Count work: loss-and-gradient evaluations of the whole set, or what costs as much."""
-        self.items += evaluations * self.setting.fixed.size
-        self.evaluations += evaluations
-
-    def begin(self) -> float:
-        """Evaluate at the start; returns the loss."""
-        self.loss = self.method.refresh()
-        return self.loss
+        self.state.items += evaluations * self.setting.fixed.size
+        self.state.evaluations += evaluations
 
     def advance(self) -> Ending | None:
-        """One iteration; the ending if the phase is over."""
-        if self.method.value is None:
-            self.begin()
-        start = self.method.value
-        assert start is not None
-        self.scale = max(self.scale, abs(start))
+        """One iteration; how the phase ended, or None if it goes on."""
+        state, fixed = self.state, self.setting.fixed
+        start = self.method.refresh() if self.method.value is None else self.method.value
+        state.scale = max(state.scale, abs(start))
         iteration = self.method.iterate()
-        self.step += 1
-        self.loss = iteration.value
-        self.scale = max(self.scale, abs(start - iteration.value) if math.isfinite(iteration.value) else 0.0)
+        state.step += 1
+        state.loss = iteration.value
+        if math.isfinite(iteration.value):
+            state.scale = max(state.scale, abs(start - iteration.value))
         terms = torch.stack([t.double() for t in self.terms.values()]).tolist()
         self._record(
             "step",
-            loss=self.loss,
+            loss=state.loss,
             terms=dict(zip(self.terms, terms, strict=True)),
-            batch=self.setting.fixed.size,
-            set=self.setting.fixed.size,
+            batch=fixed.size,
+            set=fixed.size,
             lr=iteration.step,
             decrement=iteration.decrement,
             line_search=iteration.evaluations,
         )
         ending = self._judge(iteration, start)
-        if ending is not None and ending.result == "CONVERGED" and not self.setting.fixed.finite:
+        if ending is not None and ending.result is Result.CONVERGED and not fixed.finite:
             ending = self._settled(ending)
-        elif ending is None and not self.setting.fixed.finite and self.step % self.phase.check == 0:
+        elif ending is None and not fixed.finite and state.step % self.phase.check == 0:
             ending = self._look_beside()
-        if ending is None and self.step >= self.phase.steps:
-            ending = Ending("MAX_STEPS", f"its limit of {self.phase.steps} iterations", {})
+        if ending is None and state.step >= self.phase.steps:
+            ending = Ending(Result.MAX_STEPS, f"its limit of {self.phase.steps} iterations")
         return ending
 
     def _judge(self, iteration: Iteration, start: float) -> Ending | None:
-        """What one iteration's status means for the phase."""
+        """What one iteration means for the phase; `start` is the loss before it."""
+        state = self.state
         if iteration.status is Status.STATIONARY:
-            return Ending("CONVERGED", "the gradient is zero", {"loss": self.loss})
+            return Ending(Result.CONVERGED, "the gradient is zero", {"loss": state.loss})
         if iteration.status is Status.NONFINITE:
-            return Ending("NONFINITE", "loss or gradient is not finite", {"loss": self.loss})
+            return Ending(Result.NONFINITE, "loss or gradient is not finite", {"loss": state.loss})
         if iteration.status is Status.NOISE_FLOOR:
-            return Ending("NOISE_FLOOR", "the gradient is below its noise", {"loss": self.loss})
+            return Ending(Result.NOISE_FLOOR, "the gradient is below its noise", {"loss": state.loss})
         if iteration.status is not Status.PROGRESS:
             return self._failed(iteration, restarted=iteration.status is Status.RESTARTED)
-        self.decrement = iteration.decrement
-        self.weak = self.weak + 1 if iteration.ending is Search.DECREASE else 0
-        if self.weak >= 3:  # three searches that used up their evaluations: the curvature or the rounding is to blame
-            self.weak = 0
-            self.method.inverse_hessian.reset()
+        state.decrement = iteration.decrement
+        state.weak = state.weak + 1 if iteration.ending is SearchEnding.DECREASE else 0
+        if state.weak >= 3:  # three searches used up their evaluations: the curvature or the rounding is to blame
+            state.weak = 0
+            self.method.forget()
             return self._failed(iteration, restarted=True)
-        limit = max(
-            self.phase.tolerance**2 * self.scale, 4 * torch.finfo(self.setting.flat.vector.dtype).eps * abs(start)
-        )
-        self.small = self.small + 1 if iteration.decrement <= limit else 0
-        if self.small >= 3:
-            return Ending("CONVERGED", f"the Newton decrement fell to {iteration.decrement:.2g}", {"limit": limit})
-        self.flat_steps = self.flat_steps + 1 if iteration.value >= start else 0
-        if self.flat_steps >= 10:
-            return Ending("CONVERGED", "the loss no longer changes beyond rounding", {"loss": self.loss})
+        rounding = torch.finfo(self.setting.flat.vector.dtype).eps * abs(start)
+        limit = max(self.phase.tolerance**2 * state.scale, 4 * rounding)
+        state.small = state.small + 1 if iteration.decrement <= limit else 0
+        if state.small >= 3:
+            reason = f"the Newton decrement fell to {iteration.decrement:.2g}"
+            return Ending(Result.CONVERGED, reason, {"limit": limit})
+        state.unchanged = state.unchanged + 1 if iteration.value >= start else 0
+        if state.unchanged >= 10:
+            return Ending(Result.CONVERGED, "the loss no longer changes beyond rounding", {"loss": state.loss})
         return self._stagnation()
 
     def _stagnation(self) -> Ending | None:
-        """No halving of the decrement and no 1 % of the loss in `patience` iterations."""
-        if not self.best or self.decrement < 0.5 * self.best[0] or self.loss < self.best[1] - 0.01 * abs(self.best[1]):
-            self.best = [min(self.decrement, self.best[0] if self.best else math.inf), self.loss, self.step]
+        """The end of a phase whose decrement did not halve, and whose loss did not fall by 1 %, in `patience`
+        iterations."""
+        state = self.state
+        smallest, loss, step = state.best or (math.inf, math.inf, state.step)
+        if not state.best or state.decrement < 0.5 * smallest or state.loss < loss - 0.01 * abs(loss):
+            state.best = [min(state.decrement, smallest), state.loss, state.step]
             return None
-        if self.step - self.best[2] < self.phase.patience:
+        if state.step - step < self.phase.patience:
             return None
         reason = f"no progress in {self.phase.patience} iterations"
-        return Ending("CONVERGED", reason, {"loss": self.loss, "decrement": self.decrement})
+        return Ending(Result.CONVERGED, reason, {"loss": state.loss, "decrement": state.decrement})
 
     def _failed(self, iteration: Iteration, *, restarted: bool) -> Ending | None:
-        """The line search failed: restart once, else enlarge a stream's set, else the end."""
-        if restarted and self.step - self.last_restart > 10:
-            self.last_restart = self.step
-            self.restarts += 1
+        """After a failed line search: go on with fresh curvature once, else enlarge a stream's set, else end."""
+        state, rounding = self.state, self.phase.tolerance**2 * self.state.scale
+        if restarted and state.step - state.last_restart > 10:
+            state.last_restart = state.step
+            state.restarts += 1
             return None
-        if 0 <= self.loss <= self.phase.tolerance**2 * self.scale:
-            return Ending("CONVERGED", "the loss is at its rounding", {"loss": self.loss})
-        if self.decrement <= 1e4 * self.phase.tolerance**2 * self.scale:
-            return Ending("CONVERGED", "the line search met the rounding of the loss", {"decrement": self.decrement})
+        if 0 <= state.loss <= rounding:
+            return Ending(Result.CONVERGED, "the loss is at its rounding", {"loss": state.loss})
+        if state.decrement <= 1e4 * rounding:
+            reason = "the line search met the rounding of the loss"
+            return Ending(Result.CONVERGED, reason, {"decrement": state.decrement})
         if not self.setting.fixed.finite and self._grow("the line search failed"):
-            self.last_restart = self.step
+            state.last_restart = state.step
             return None
-        name = "NONFINITE" if iteration.ending is Search.NONFINITE else "LINE_SEARCH_FAILED"
-        return Ending(name, "the line search found no decrease, along steepest descent either", {"loss": self.loss})
+        result = Result.NONFINITE if iteration.ending is SearchEnding.NONFINITE else Result.LINE_SEARCH_FAILED
+        reason = "the line search found no decrease, along steepest descent either"
+        return Ending(result, reason, {"loss": state.loss})
 
     def _settled(self, ending: Ending) -> Ending | None:
-        """Converged on the set of a stream: the end, unless the set's loss differs from that of fresh samples by more
-        than the tolerance asks for; then the set is what limits the answer, and it is enlarged."""
-        fresh = self._fresh()
-        if abs(fresh - self.loss) <= self.phase.tolerance * self.scale:
+        """After convergence on the set of a stream. It is the end, unless the loss on the set differs from that on
+        fresh samples by more than the tolerance allows: then the set limits the answer, and it is enlarged."""
+        fresh, loss = self._fresh(), self.state.loss
+        if abs(fresh - loss) <= self.phase.tolerance * self.state.scale:
             return ending
-        if self._grow(f"converged on the set, where the loss is {self.loss:.4g}, but {fresh:.4g} on fresh samples"):
+        if self._grow(f"converged on the set, where the loss is {loss:.4g}, but {fresh:.4g} on fresh samples"):
             return None
-        reason = f"sampling noise: the loss is {self.loss:.4g} on the largest set allowed, {fresh:.4g} on fresh samples"
-        return Ending("NOISE_FLOOR", reason, {"fresh_loss": fresh})
+        reason = f"sampling noise: the loss is {loss:.4g} on the largest set allowed, {fresh:.4g} on fresh samples"
+        return Ending(Result.NOISE_FLOOR, reason, {"fresh_loss": fresh})
 
     def _fresh(self) -> float:
-        """Loss on samples that the set has not seen, recorded."""
+        """The loss on samples that are not in the set; it is recorded."""
         fresh = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.beside)
-        self.items += self.setting.fixed.declared
-        self._record("fresh", fresh_loss=fresh, loss=self.loss)
+        self.state.items += self.setting.fixed.declared
+        self._record("fresh", fresh_loss=fresh, loss=self.state.loss)
         return fresh
 
     def _look_beside(self) -> Ending | None:
-        """Over-fitting and exhaustion of the set, judged on samples that it does not hold; all terms count."""
-        fresh = self._fresh()
+        """Judge over-fitting and exhaustion of the set on samples that it does not hold; all loss terms count."""
+        fresh, loss = self._fresh(), self.state.loss
         if self._unrewarded(fresh):
             reason = f"twice the iterations did not lower the loss on fresh samples {self.phase.payoff:g}-fold"
-            return Ending("CONVERGED", reason, {"fresh_loss": fresh})
-        self.watch.look(self.loss, fresh)
+            return Ending(Result.CONVERGED, reason, {"fresh_loss": fresh})
+        self.watch.look(loss, fresh)
         verdict = self.watch.verdict
         if verdict == "over-fitted":
-            changed = self._renew(f"the set's loss, {self.loss:.3g}, falls on the set only ({fresh:.3g} beside it)")
+            changed = self._renew(f"the set's loss, {loss:.3g}, falls on the set only ({fresh:.3g} beside it)")
         elif verdict == "stalled" and self._exhausted():
             changed = self._grow("the gradient is below its own sampling noise and the loss beside the set stalls")
         else:
             return None
         if changed:
             return None
-        reason = f"sampling noise: the set is as large as allowed, its loss {self.loss:.3g}, {fresh:.3g} beside it"
-        return Ending("NOISE_FLOOR", reason, {"fresh_loss": fresh})
+        reason = f"sampling noise: the set is as large as allowed, its loss {loss:.3g}, {fresh:.3g} beside it"
+        return Ending(Result.NOISE_FLOOR, reason, {"fresh_loss": fresh})
 
     def _unrewarded(self, fresh: float) -> bool:
         """Whether the second half of all iterations lowered the loss on fresh items by less than the phase's payoff."""
-        if not self.lows or fresh < self.lows[-1][1]:
-            self.lows.append([self.step, fresh])
-        early = [loss for step, loss in self.lows if 2 * step <= self.step]
-        if self.phase.payoff is None or self.step < 4 * self.phase.patience or not early:
+        state = self.state
+        if not state.lows or fresh < state.lows[-1][1]:
+            state.lows.append([state.step, fresh])
+        early = [loss for step, loss in state.lows if 2 * step <= state.step]
+        if self.phase.payoff is None or state.step < 4 * self.phase.patience or not early:
             return False
-        return self.lows[-1][1] * self.phase.payoff > early[-1] > 0
+        return state.lows[-1][1] * self.phase.payoff > early[-1] > 0
 
     def _exhausted(self) -> bool:
         """Whether ||g||^2 < EXHAUSTED times the noise energy of the set's own gradient, where that can be measured."""
-        if not divisible(self.setting.fixed.batch, 8):
+        fixed = self.setting.fixed
+        if not divisible(fixed.batch, 8):
             return False
-        noise = GradientNoise(window=1)
-        parts = [self.setting.evaluate(part) for part in split(self.setting.fixed.batch, 8)]
-        self.items += self.setting.fixed.size
-        measured = noise.measure([part.gradient for part in parts], self.setting.fixed.size)
+        parts = [self.setting.evaluate(part) for part in split(fixed.batch, 8)]
+        self.state.items += fixed.size
+        measured = GradientNoise(window=1).measure([part.gradient for part in parts], fixed.size)
         self._record(
             "noise",
             snr=measured.signal / measured.noise if measured.noise else None,
@@ -218,26 +263,25 @@ class DeterministicRunner:
         return measured.mean_energy < EXHAUSTED * measured.noise
 
     def _record(self, kind: str, **fields: Any) -> None:
-        stamp = {"items": self.items, "clock": time.monotonic()}
-        self.records.append({"kind": kind, "step": self.step - 1, **fields, **stamp})
+        self.record(kind, self.state.step - 1, self.state.items, **fields)
 
     def _renew(self, reason: str) -> bool:
-        """Draw the set anew, half of it where residuals are large, and twice as many items if the last renewal was no
-        help; keep parameters and curvature. False if it is as large as allowed."""
+        """Draw the set anew, half of it where residuals are large, and twice as many items if the last renewal did not
+        help; keep parameters and curvature. False if the set is as large as allowed."""
         fixed = self.setting.fixed
         survey = fixed.survey(self.setting.model)
-        self.items += count(survey.items)
-        size = fixed.size if survey.loss < RENEWED * self.surveyed else 2 * fixed.size
+        self.state.items += count(survey.items)
+        size = fixed.size if survey.loss < RENEWED * self.state.surveyed else 2 * fixed.size
         if size > GROWTH_LIMIT * fixed.declared:
             return False
-        self.surveyed = survey.loss
+        self.state.surveyed = survey.loss
         fixed.renew(survey, size)
         self._record("grow", set=fixed.size, reason=f"{reason}: {fixed.size} new items")
         self._start_on_new_set()
         return True
 
     def _grow(self, reason: str) -> bool:
-        """Double the set, keep parameters and curvature; False if it is as large as allowed."""
+        """Double the set, keep parameters and curvature. False if the set is as large as allowed."""
         fixed = self.setting.fixed
         before = fixed.size
         if 2 * before > GROWTH_LIMIT * fixed.declared:
@@ -249,9 +293,9 @@ class DeterministicRunner:
 
     def _start_on_new_set(self) -> None:
         """Evaluate on the new set, so that no curvature pair mixes two sets, and forget what was seen on the old."""
-        self.loss = self.method.refresh()
+        self.state.loss = self.method.refresh()
         self.watch = Generalization()
-        self.small, self.flat_steps, self.best = 0, 0, []
+        self.state.small, self.state.unchanged, self.state.best = 0, 0, []
 
     def tensors(self) -> dict[str, Tensor]:
         """State tensors for a checkpoint."""
@@ -259,30 +303,10 @@ class DeterministicRunner:
 
     def numbers(self) -> dict[str, Any]:
         """State numbers for a checkpoint."""
-        own = {name: getattr(self, name) for name in _COUNTERS}
-        return {**own, "watch": self.watch.state(), "method": self.method.numbers()}
+        return {"state": asdict(self.state), "watch": self.watch.state(), "method": self.method.numbers()}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Take back a checkpoint."""
-        for name in _COUNTERS:
-            setattr(self, name, numbers[name])
+        """Go back to the state of a checkpoint."""
+        self.state = DeterministicState(**numbers["state"])
         self.watch = Generalization(**numbers["watch"])
         self.method.restore(tensors, numbers["method"])
-
-
-_COUNTERS = (
-    "step",
-    "items",
-    "evaluations",
-    "loss",
-    "scale",
-    "small",
-    "flat_steps",
-    "weak",
-    "restarts",
-    "last_restart",
-    "surveyed",
-    "best",
-    "lows",
-    "decrement",
-)

@@ -1,5 +1,7 @@
-"""The fixed set of items that a quasi-Newton phase works on: the data of a finite problem, or a sample of a stream that
-grows or is drawn anew."""
+"""The fixed set of items that a quasi-Newton phase works on.
+
+It is the data of a finite problem, or a sample of a stream that grows or is drawn anew.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.batches import concatenate, count, divisible, leaves, move, split, tree_map
+from sciml.batches import adaptive_choice, concatenate, count, divisible, leaves, move, split, tree_map
 from sciml.loop.gradients import loss_only
-from sciml.pde.sampling import adaptive_choice
 from sciml.problem import Problem
 from sciml.seeds import generator
 
@@ -22,8 +23,10 @@ class Survey:
     """Fresh items of a stream, as candidates for a new set.
 
     Attributes:
-        items: the batch. loss: its loss. density: root of the sum of squared residuals of each item, shape (items,);
-            None where the problem does not say, an item is no row of a single tensor, or a residual is not finite.
+        items: the batch.
+        loss: its loss.
+        density: root of the sum of squared residuals of each item, shape (items,). None where the problem gives no
+            residuals, where an item is not one row of every tensor, or where a residual is not finite.
     """
 
     items: Any
@@ -32,12 +35,20 @@ class Survey:
 
 
 class FixedSet:
-    """A set of items, and items beside it to check what is learned from it.
+    """A set of items, and other items beside it on which to check what is learned from it.
 
-    Until it is drawn anew by residuals it is a function of the seed and of the sizes appended.
+    Until the set is drawn anew by residuals, it is a function of the seed and of the sizes appended.
 
     Args:
-        problem: gives the items. seed: the run's seed. like: tensor whose device and dtype the items get.
+        problem: gives the items.
+        seed: the run's seed.
+        like: a tensor whose device and dtype the items get.
+
+    Attributes:
+        batch: the items of the set.
+        declared: items of the set before it grew.
+        draws: how often the stream was drawn from.
+        changed: whether the set is more than the first draw.
     """
 
     def __init__(self, problem: Problem, seed: int, like: Tensor) -> None:
@@ -60,8 +71,10 @@ class FixedSet:
 
     @property
     def beside(self) -> Any:
-        """Items that are not in the set, distributed like those that are, the same until the set changes: so that two
-        losses on them differ by what happened between, not by the draw."""
+        """Items that are not in the set but distributed like those that are.
+
+        They stay the same until the set changes. Two losses on them differ by what the training did, not by the draw.
+        """
         if self._beside is None:
             stream = generator(self.seed, "fresh", counter=self.draws)
             self._beside = move(self.problem.sample(self.declared, stream), self.like)
@@ -71,7 +84,7 @@ class FixedSet:
         return move(self.problem.sample(size, generator(self.seed, "fixed", counter=counter)), self.like)
 
     def append(self, size: int) -> None:
-        """Add `size` new items of the stream."""
+        """Add `size` new items of the stream to the set."""
         self.changed, self._beside = True, self.beside  # still beside it, and distributed as most of the set is
         self.draws += 1
         self.batch = concatenate([self.batch, self._draw(size, self.draws)])
@@ -100,8 +113,15 @@ class FixedSet:
         return torch.stack(squares).sum(0).sqrt() if squares else None
 
     def renew(self, survey: Survey, size: int) -> None:
-        """Replace all items, and those beside the set, by candidates, half of them where the residuals are large (RAD;
-        see `sciml.pde.residual_adaptive`), or by a plain draw where the residuals of items are not known."""
+        """Replace all items, and those beside the set, by candidates.
+
+        Half of them are chosen where the residuals are large (RAD; see `sciml.pde.residual_adaptive`). Where the
+        residuals of single items are not known, the set is a plain draw.
+
+        Args:
+            survey: the candidates.
+            size: items of the new set.
+        """
         self.changed, self._beside = True, None
         if survey.density is None:
             self.batch = self._draw(size, self.draws)
@@ -112,14 +132,14 @@ class FixedSet:
         self._beside = tree_map(lambda leaf: leaf[chosen[size:]], survey.items)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The items, for a checkpoint, once they are more than the first draw."""
+        """State tensors for a checkpoint: the items, once they are more than the first draw."""
         if not self.changed:
             return {}
         named = {f"items.{i}": leaf for i, leaf in enumerate(leaves(self.batch))}
         return named | {f"beside.{i}": leaf for i, leaf in enumerate(leaves(self.beside))}
 
     def restore(self, tensors: dict[str, Tensor], draws: int) -> None:
-        """Take back what `tensors` gave and the count of draws."""
+        """Go back to what `tensors` gave and to the count of draws."""
         self.draws, self._beside = draws, None
         if not tensors:
             return

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from sciml import distributed
-from sciml.batches import count, share
+from sciml.batches import count, weighted_part
 from sciml.errors import InputError
 from sciml.parameters import FlatParameters
 from sciml.problem import Evaluation, Problem, Statistics
 
 WORTH_SHARING = 1 << 23
-"""Items times unknowns from which a batch is shared among processes, unless the problem says (`Problem.divides`). With
-fewer each evaluates the whole: half of a small batch takes hardly less time than all of it, and a sum over the
-processes takes a millisecond (measured: no gain at half as many, 1.7 times less CPU time each at four times)."""
+"""Items times unknowns from which processes share a batch, unless the problem decides (`Problem.divides`).
+
+With fewer, each process evaluates the whole batch: half of a small batch takes hardly less time than all of it, and a
+sum over the processes takes a millisecond. Measured: no gain at half of this number, and 1.7 times less CPU time a
+process at four times it."""
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
@@ -42,8 +44,15 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 
 def evaluate(problem: Problem, model: torch.nn.Module, flat: FlatParameters, batch: Any) -> Evaluation:
-    """Loss and gradient on a batch, by the problem's own `gradient` if it has one, else by reverse-mode autograd; the
-    work is shared among the processes of the run.
+    """Loss and gradient on a batch, by the problem's own `gradient` if it has one, else by reverse-mode autograd.
+
+    The processes of a run share the work.
+
+    Args:
+        problem: gives the loss.
+        model: the module.
+        flat: its parameters.
+        batch: the items.
 
     Raises:
         InputError: the loss is not made of scalars, or does not depend on the parameters.
@@ -82,13 +91,12 @@ def _rows_of_all(rows: Tensor, items: int) -> Tensor:
 
 
 def _part(problem: Problem, batch: Any, unknowns: int) -> tuple[Any, float] | None:
-    """This process's part of a batch, and the share of the items that it holds; None where every process takes all of
-    it."""
+    """This process's part of a batch, and the share of the items in it. None where every process takes all items."""
     if distributed.size() == 1 or problem.divides is False:
         return None
     if problem.divides is None and count(batch) * unknowns < WORTH_SHARING:
         return None
-    return share(batch, distributed.rank(), distributed.size())
+    return weighted_part(batch, distributed.rank(), distributed.size())
 
 
 def _evaluate(problem: Problem, model: torch.nn.Module, flat: FlatParameters, batch: Any) -> Evaluation:
@@ -107,9 +115,13 @@ def _evaluate(problem: Problem, model: torch.nn.Module, flat: FlatParameters, ba
 
 
 def accumulate(evaluations: Sequence[Evaluation], items: Sequence[int]) -> Evaluation:
-    """The evaluation of a whole batch from those of its parts: means weighted by how many items each part has.
+    """The evaluation of a whole batch from those of its parts.
 
-    Weights are what makes unequal parts exact; a plain mean of means is not.
+    Means are weighted by the items of each part; for parts of unequal size a plain mean of means would be wrong.
+
+    Args:
+        evaluations: of the parts.
+        items: how many items each part has.
     """
     if len(evaluations) == 1:
         return evaluations[0]
@@ -128,8 +140,10 @@ def accumulate(evaluations: Sequence[Evaluation], items: Sequence[int]) -> Evalu
 
 
 def loss_only(problem: Problem, model: torch.nn.Module, batch: Any) -> float:
-    """Loss on a batch without the parameter gradient (derivatives with respect to the inputs still work), the work
-    shared as in `evaluate`."""
+    """The loss on a batch, without its gradient. The work is shared as in `evaluate`.
+
+    Derivatives with respect to the inputs work as usual.
+    """
     mine = _part(problem, batch, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     part, weight = mine or (batch, 1.0)
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that a loop honours between steps."""
+"""Ctrl-C and SIGTERM become a request that a loop honours between steps."""
 
 import signal
 import threading
@@ -7,8 +7,11 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop honours between steps; the second one acts at
-    once."""
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop honours between steps. The second acts at once.
+
+    Attributes:
+        asked: whether there was one.
+    """
 
     def __init__(self) -> None:
         self.asked = False

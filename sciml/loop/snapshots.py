@@ -1,4 +1,4 @@
-"""When the state of a solve is written, and how it is read back: the newest sound checkpoint of a stage."""
+"""When the state of a solve is written, and how the newest sound checkpoint of a stage is read back."""
 
 import time
 from typing import Any
@@ -9,14 +9,14 @@ from sciml.runs import checkpoint
 from sciml.runs.stage import Stage
 
 SECONDS = 5.0
-"""Seconds between two checkpoints, or 20 times what one costs, whichever is longer."""
+"""Seconds between two checkpoints. If a checkpoint takes long, the interval is 20 times that."""
 
 
 class Snapshots:
     """The checkpoints of one solve.
 
     Attributes:
-        number: of the newest one written; increases.
+        number: of the newest checkpoint.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -26,11 +26,11 @@ class Snapshots:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Whether it is time for the next checkpoint."""
         return time.monotonic() - self.saved > max(SECONDS, 20 * self.cost)
 
     def write(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Write one, with how far the metrics had come."""
+        """Write a checkpoint that also says how many bytes of metrics belong to it."""
         start = time.monotonic()
         self.number += 1
         own = {"number": self.number, "metrics": self.stage.metrics_offset()}
@@ -39,7 +39,7 @@ class Snapshots:
         self.cost = self.saved - start
 
     def read(self) -> tuple[checkpoint.Checkpoint | None, list[dict[str, Any]]]:
-        """The newest sound one, and a warning record for each damaged one passed over."""
+        """The newest sound checkpoint (None without one), and a warning record for each damaged one passed over."""
         state, damaged = checkpoint.newest(self.stage.checkpoints)
         self.number = state.numbers["number"] if state else 0
         return state, [{"kind": "warning", "text": f"{path.name} is damaged and was passed over"} for path in damaged]

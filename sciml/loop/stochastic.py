@@ -1,8 +1,7 @@
-"""Running a stochastic phase: draw micro-batches, measure the gradient noise, step, watch for the switch."""
+"""A stochastic phase while it runs: it draws micro-batches, measures the gradient noise, steps, and asks the switch."""
 
 import math
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,91 +9,89 @@ from torch import Tensor
 
 from sciml.batches import concatenate, count, move, pieces, split
 from sciml.errors import InputError
-from sciml.loop.fixed_set import FixedSet
-from sciml.loop.gradients import accumulate, evaluate, loss_only
-from sciml.parameters import FlatParameters
+from sciml.loop.gradients import accumulate, loss_only
+from sciml.loop.runner import Ending, Runner, State
+from sciml.loop.setting import Setting
 from sciml.phases import Stochastic
 from sciml.problem import Evaluation, Problem
 from sciml.schedules import value
 from sciml.seeds import generator
-from sciml.watching.noise import GradientNoise
+from sciml.solution import Result
+from sciml.watching.batch_size import first_batch
+from sciml.watching.noise import GradientNoise, NoiseEstimate
 from sciml.watching.switching import Decision, SwitchRule
+from sciml.watching.worth import worth
 
 BLOCK = 10
-"""Steps between two looks at the numbers: one transfer from the device each."""
+"""Steps between two looks at the numbers. Each look is one transfer from the device."""
 WATCH = 20
-"""Steps from one noise measurement to the next: on small batches it costs as much as two or three steps."""
+"""Steps from one noise measurement to the next. On small batches a measurement costs as much as two or three steps."""
 WATCHED = 20
-"""First steps, all of which measure the noise, so that the first window is complete early."""
+"""The first steps all measure the noise, so that the first window is complete early. This many do."""
 
 
 @dataclass
-class Setting:
-    """What every phase of a solve shares."""
+class StochasticState(State):
+    """The plain numbers of a running stochastic phase.
 
-    problem: Problem
-    model: torch.nn.Module
-    flat: FlatParameters
-    fixed: FixedSet
-    seed: int
+    Attributes:
+        batch: items that a step sees.
+    """
 
-    def evaluate(self, batch: Any) -> Evaluation:
-        """Loss and gradient on a batch at the present parameters."""
-        return evaluate(self.problem, self.model, self.flat, batch)
+    batch: int = 0
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a phase ended: the `Result` name to report if it was the last, a sentence, and numbers."""
-
-    result: str
-    reason: str
-    details: dict[str, Any]
-
-
-class _Taken(NamedTuple):
+class _Step(NamedTuple):
     """A step whose numbers are still on the device."""
 
     step: int
-    items: int
+    items: float
     loss: Tensor
     terms: dict[str, Tensor]
 
 
-class StochasticRunner:
-    """State of a stochastic phase.
+class StochasticRunner(Runner[StochasticState]):
+    """A stochastic phase while it runs.
 
-    Attributes:
-        step: steps taken. items: item gradients spent. records: metric records since they were last taken.
+    Args:
+        setting: what the phases share.
+        phase: the algorithm and its options.
+        index: number of the phase; its batches are a function of it.
+        switch: the rule that ends the phase before its limit of steps; None for none.
+
+    Raises:
+        InputError: the phase keeps the best iterate, but a step does not see the whole set.
     """
 
+    evaluate_every = 100
+
     def __init__(self, setting: Setting, phase: Stochastic, index: int, switch: SwitchRule | None) -> None:
+        fixed = setting.fixed
+        batch = first_batch(fixed.declared, phase.batch, setting.problem.first_batch, phase.micro_batches, fixed.finite)
+        super().__init__(StochasticState(batch=batch))
         self.setting, self.phase, self.index, self.switch = setting, phase, index, switch
         self.rule = phase.rule(setting.problem, setting.model, setting.flat.vector)
-        self.kept = phase.keep.start(setting.flat.vector) if phase.keep else None
-        self.noise = GradientNoise()
-        self.step, self.items = 0, 0
-        self.batch = self._first_batch(setting.fixed.declared)
+        if switch:
+            switch.averaging = self.rule.averaging
+        self.tracker = phase.keep.start(setting.flat.vector) if phase.keep else None
+        self.window = GradientNoise(phase.window)
         self.safe = setting.flat.vector.clone()
-        self.loss = math.nan
-        self.records: list[dict[str, Any]] = []
-        if phase.keep and phase.keep.whole_set and not (setting.fixed.finite and self.batch == setting.fixed.size):
+        if phase.keep and phase.keep.whole_set and not (fixed.finite and batch == fixed.size):
             raise InputError(
-                f"{phase.keep} needs every step to see the whole set, but a step sees {self.batch} items of "
+                f"{phase.keep} needs every step to see the whole set, but a step sees {batch} items of "
                 f"{setting.problem.size or 'an endless stream'}; among samples the smallest loss is the luckiest one. "
                 "Use Average() instead, or a finite problem with batch = its size"
             )
 
-    def _first_batch(self, declared: int) -> int:
-        """The batch given, or what the problem asks for, or a quarter of the set within 32 and 128 items; a multiple of
-        the micro-batches, unless it is the whole set, whose noise is not measured."""
-        parts = self.phase.micro_batches
-        size = self.phase.batch or self.setting.problem.first_batch or min(max(declared // 4, 32), 128)
-        if self.setting.fixed.finite:
-            if (self.phase.batch or 0) >= declared:
-                return declared
-            size = min(size, declared)
-        return max(size // parts, 1) * parts
+    @property
+    def batch(self) -> int:
+        """Items that a step sees."""
+        return self.state.batch
+
+    @property
+    def noise(self) -> NoiseEstimate | None:
+        """The gradient noise over the latest measurements."""
+        return self.window.estimate()
 
     @property
     def sees_all(self) -> bool:
@@ -107,90 +104,96 @@ class StochasticRunner:
         return self.batch / self.setting.fixed.size
 
     def _draw(self, parts: int) -> list[Any]:
-        """The step's batch as independent micro-batches of a stream, or as disjoint parts of one draw without
-        replacement; whole for `parts` = 1, which spares a stream of Sobol points most of the cost of its draw."""
+        """The step's batch in micro-batches: independent ones of a stream, disjoint parts of one draw of a finite set.
+
+        With `parts` = 1 the batch is drawn whole, which is much cheaper for a stream of Sobol points.
+        """
         problem, seed, spacing = self.setting.problem, self.setting.seed, self.phase.micro_batches
-        like = self.setting.flat.vector
+        like, step = self.setting.flat.vector, self.state.step
         if self.setting.fixed.finite:
-            drawn = move(problem.sample(self.batch, generator(seed, "batch", self.index, counter=self.step)), like)
+            drawn = move(problem.sample(self.batch, generator(seed, "batch", self.index, counter=step)), like)
             return split(drawn, parts) if parts > 1 else [drawn]
         draws = []
         for part in range(parts):
-            stream = generator(seed, "batch", self.index, counter=self.step * spacing + part)
+            stream = generator(seed, "batch", self.index, counter=step * spacing + part)
             draws.append(move(problem.sample(self.batch // parts, stream), like))
         return draws
 
     def _evaluate(self, batch: Any, parts: int) -> Evaluation:
-        """Loss and gradient of a batch, a part after the other."""
+        """Loss and gradient of a batch, computed one part after the other."""
         if parts == 1:
             return self.setting.evaluate(batch)
         cut = pieces(batch, parts)
         return accumulate([self.setting.evaluate(piece) for piece in cut], [count(piece) for piece in cut])
 
     def _gradient(self, watched: bool) -> Evaluation:
-        """The raw gradient of a step, from which the problem has learned; with `watched`, the noise is measured on the
-        way, in the metric that stood before the batch was drawn."""
+        """The raw gradient of a step. The problem learns from it.
+
+        Args:
+            watched: whether to measure the noise, in the metric that was fixed before the batch was drawn.
+        """
         problem, model = self.setting.problem, self.setting.model
         micro = self._draw(self.phase.micro_batches if watched else 1)
         items = [count(part) for part in micro]
-        self.items += sum(items)
+        self.state.items += sum(items)
         parts = [self._evaluate(part, -(-self.phase.accumulate // len(micro))) for part in micro]
         if watched:
             gradients = [part.gradient for part in parts]
-            self.noise.measure(gradients, self.batch, problem.population, self.rule.metric())
+            self.window.measure(gradients, self.batch, problem.population, self.rule.metric())
             self._record_noise()
         evaluation = accumulate(parts, items)
         if type(problem).learn is not Problem.learn:
-            problem.learn(model, concatenate(micro), evaluation)
+            learned = problem.learn(model, concatenate(micro), evaluation)
+            evaluation = evaluation if learned is None else replace(evaluation, gradient=learned)
         return evaluation
 
     def _transformed(self, gradient: Tensor) -> Tensor:
         """What the update rule takes for the gradient."""
         for place, transform in enumerate(self.phase.transforms):
-            draw = lambda at=place: generator(self.setting.seed, "transform", self.index, at, counter=self.step)
+            draw = lambda at=place: generator(self.setting.seed, "transform", self.index, at, counter=self.state.step)
             gradient = transform(gradient, draw)
         return gradient
 
     def advance(self) -> Ending | None:
-        """Up to one block of steps, then one look at the numbers; the ending if the phase is over."""
-        steps = min(BLOCK - self.step % BLOCK, self.phase.steps - self.step)
-        limit = self.switch.limit(self.step) if self.switch else None
+        """Take up to one block of steps and look at the numbers; how the phase ended, or None if it goes on."""
+        steps = min(BLOCK - self.state.step % BLOCK, self.phase.steps - self.state.step)
+        limit = self.switch.limit(self.state.step) if self.switch else None
         if limit is not None:
             steps = min(steps, limit)
-        taken: list[_Taken] = []
+        taken: list[_Step] = []
         for _ in range(steps):
-            watched = not self.sees_all and (self.step < WATCHED or self.step % WATCH == 0)
+            watched = not self.sees_all and (self.state.step < WATCHED or self.state.step % WATCH == 0)
             evaluation = self._gradient(watched)
-            if self.kept:
-                self.kept.observe(self.setting.flat.vector, evaluation.loss)
-            lr = value(self.phase.lr, self.step)
+            if self.tracker:
+                self.tracker.observe(self.setting.flat.vector, evaluation.loss)
+            lr = value(self.phase.lr, self.state.step)
             self.rule.apply(self.setting.flat.vector, self._transformed(evaluation.gradient), lr)
-            taken.append(_Taken(self.step, self.items, evaluation.loss, evaluation.terms))
-            self.step += 1
+            taken.append(_Step(self.state.step, self.state.items, evaluation.loss, evaluation.terms))
+            self.state.step += 1
         if taken and not self._note(taken):
             self.setting.flat.vector.copy_(self.safe)
-            return Ending("NONFINITE", f"the loss became {self.loss}; the last finite parameters were kept", {})
+            return Ending(Result.NONFINITE, f"the loss became {self.state.loss}; the last finite parameters were kept")
         return self._ending()
 
     def finish(self) -> None:
-        """The phase is over: leave the iterate that was to be kept, and its loss on the set (counted)."""
-        if self.kept and self.step and math.isfinite(self.loss):
-            self.setting.flat.vector.copy_(self.kept.tensors()["vector"])
-            self.loss = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.batch)
-            self.items += self.setting.fixed.size
+        """Leave the iterate that the phase keeps, and compute its loss on the set, which counts as work."""
+        if self.tracker and self.state.step and math.isfinite(self.state.loss):
+            self.setting.flat.vector.copy_(self.tracker.tensors()["vector"])
+            self.state.loss = loss_only(self.setting.problem, self.setting.model, self.setting.fixed.batch)
+            self.state.items += self.setting.fixed.size
 
-    def _note(self, taken: list[_Taken]) -> bool:
-        """Bring a block's losses to the host, record them, tell the switch; False if one is not finite."""
+    def _note(self, taken: list[_Step]) -> bool:
+        """Bring a block's losses to the host, record them, show them to the switch. False if one is not finite."""
         names = list(taken[0].terms)
         table = torch.stack([torch.stack([t.loss, *(t.terms[n] for n in names)]).double() for t in taken]).tolist()
         for (step, items, *_), (loss, *terms) in zip(taken, table, strict=True):
-            self.loss = loss
+            self.state.loss = loss
             if not math.isfinite(loss):
                 return False
-            self._record(
+            self.record(
                 "step",
+                step,
                 items,
-                step=step,
                 loss=loss,
                 terms=dict(zip(names, terms, strict=True)),
                 batch=self.batch,
@@ -202,16 +205,14 @@ class StochasticRunner:
         self.safe.copy_(self.setting.flat.vector)
         return bool(torch.isfinite(self.setting.flat.vector).all())
 
-    def _record(self, kind: str, items: int, **fields: Any) -> None:
-        self.records.append({"kind": kind, **fields, "items": items, "clock": time.monotonic()})
-
     def _record_noise(self) -> None:
-        estimate = self.noise.estimate()
+        estimate = self.window.estimate()
         assert estimate is not None
-        self._record(
+        value = worth(estimate, 1 / self.cost, self.rule.averaging)
+        self.record(
             "noise",
-            self.items,
-            step=self.step,
+            self.state.step,
+            self.state.items,
             snr=estimate.snr,
             snr_low=estimate.low,
             snr_high=estimate.high,
@@ -219,48 +220,48 @@ class StochasticRunner:
             signal=estimate.signal,
             noise=estimate.noise,
             batch=estimate.batch,
+            worth=value.value,
+            worth_low=value.low,
+            worth_high=value.high,
         )
 
     def _ending(self) -> Ending | None:
-        estimate = self.noise.estimate()
-        decision: Decision | None = self.switch.decide(self.step, estimate) if self.switch else None
-        if decision is None and self.step >= self.phase.steps:
+        estimate = self.window.estimate()
+        decision: Decision | None = self.switch.decide(self.state.step, estimate) if self.switch else None
+        if decision is None and self.state.step >= self.phase.steps:
             drowned = estimate is not None and estimate.high is not None and estimate.high < 1
-            result = "NOISE_FLOOR" if drowned else "MAX_STEPS"
-            return Ending(result, f"its limit of {self.phase.steps} steps", {})
+            result = Result.NOISE_FLOOR if drowned else Result.MAX_STEPS
+            return Ending(result, f"its limit of {self.phase.steps} steps")
         if decision is not None:
-            result = "CONVERGED" if self.switch and self.switch.ends_the_last else "MAX_STEPS"
+            result = Result.CONVERGED if self.switch and self.switch.ends_the_last else Result.MAX_STEPS
             return Ending(result, decision.reason, decision.details)
         if self.switch and self.phase.batch is None:
-            self.batch = self.switch.next_batch(self.batch, self.setting.fixed.size, estimate, self.rule.averaging)
+            fixed = self.setting.fixed
+            self.state.batch = self.switch.next_batch(self.batch, fixed.size, estimate, self.rule.averaging)
         return None
 
     def tensors(self) -> dict[str, Tensor]:
         """State tensors for a checkpoint."""
-        kept = {f"kept.{name}": tensor for name, tensor in self.kept.tensors().items()} if self.kept else {}
+        kept = {f"kept.{name}": tensor for name, tensor in self.tracker.tensors().items()} if self.tracker else {}
         return {**self.rule.tensors(), **kept, "safe": self.safe}
 
     def numbers(self) -> dict[str, Any]:
         """State numbers for a checkpoint."""
         return {
-            **{name: getattr(self, name) for name in _COUNTERS},
-            "noise": self.noise.state(),
+            "state": asdict(self.state),
+            "noise": self.window.state(),
             "rule": self.rule.numbers(),
             "switch": self.switch.state() if self.switch else None,
         }
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
         self.rule.restore(tensors, numbers["rule"])
         self.safe.copy_(tensors["safe"])
-        if self.kept:
+        if self.tracker:
             prefix = "kept."
-            self.kept.restore({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
-        for name in _COUNTERS:
-            setattr(self, name, numbers[name])
-        self.noise.restore(numbers["noise"])
+            self.tracker.restore({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        self.state = StochasticState(**numbers["state"])
+        self.window.restore(numbers["noise"])
         if self.switch and numbers["switch"] is not None:
             self.switch.restore(numbers["switch"])
-
-
-_COUNTERS = ("step", "items", "batch", "loss")

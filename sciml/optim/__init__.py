@@ -1,6 +1,6 @@
 """Optimisers, one algorithm a file: first-order rules, line search, quasi-Newton methods, Gauss-Newton.
 
-`Clip`, `Normalize` and `Quantize` are transforms of a stochastic phase's gradient, `Average` and `Best` say which of
+`Clip`, `Normalize` and `Quantize` transform the gradient of a stochastic phase. `Average` and `Best` choose which of
 its iterates is kept. `sciml.optim.LBFGS` and `sciml.optim.SelfScaled` are plain `torch.optim.Optimizer`s; the phases of
 `sciml.solve` use the classes beneath them.
 """

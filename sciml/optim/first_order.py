@@ -1,5 +1,4 @@
-"""First-order update rules on a flat vector: Adam, and SGD with momentum, Nesterov's correction and a
-preconditioner."""
+"""First-order update rules on a flat vector: Adam, and SGD with momentum, Nesterov's correction and preconditioner."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,22 +10,28 @@ from sciml.watching.noise import Metric
 
 
 class FirstOrder(ABC):
-    """An update rule: moves the vector along a stochastic gradient.
+    """An update rule, which moves the vector along a stochastic gradient.
 
     Attributes:
-        averaging: how many times the SNR of its direction is that of one gradient: (1 + b) / (1 - b) for an average
-            over steps with factor b.
+        averaging: the SNR of the direction relative to that of one gradient. It is (1 + b) / (1 - b) for a running
+            average over the steps with factor b.
     """
 
     averaging: float = 1.0
 
     @abstractmethod
     def apply(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
-        """One step, in place."""
+        """Take one step, in place.
+
+        Args:
+            vector: the parameters, shape (n,).
+            gradient: the gradient there, shape (n,).
+            lr: the step size.
+        """
 
     @abstractmethod
     def metric(self) -> Metric:
-        """The metric of the noise statistic: fixed before the next batch is seen."""
+        """The metric of the noise statistic. It is fixed before the next batch is drawn."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -38,11 +43,17 @@ class FirstOrder(ABC):
 
     @abstractmethod
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
 
 
 class AdamRule(FirstOrder):
-    """Kingma and Ba (2015), algorithm 1, with bias correction."""
+    """Adam: Kingma and Ba (2015), algorithm 1, with bias correction.
+
+    Args:
+        vector: the parameters, shape (n,): gives size, dtype and device.
+        betas: factors of the running averages of the gradient and of its square.
+        eps: is added to the root of the second average.
+    """
 
     def __init__(self, vector: Tensor, betas: tuple[float, float], eps: float) -> None:
         self.first, self.second = torch.zeros_like(vector), torch.zeros_like(vector)
@@ -59,31 +70,37 @@ class AdamRule(FirstOrder):
         vector.addcdiv_(self.first, scale, value=-lr / (1 - beta1**self.count))
 
     def metric(self) -> Metric:
-        """1 / (sqrt(vhat) + eps) of the steps so far; the identity before the first."""
+        """The diagonal 1 / (sqrt(vhat) + eps) of the steps so far; the identity before the first."""
         if self.count == 0:
             return None
         return 1 / (self.second / (1 - self.betas[1] ** self.count)).sqrt_().add_(self.eps)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Both moments."""
+        """The running averages of the gradient and of its square."""
         return {"first": self.first, "second": self.second}
 
     def numbers(self) -> dict:
-        """Steps taken."""
+        """The number of steps taken."""
         return {"count": self.count}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
         self.first.copy_(tensors["first"])
         self.second.copy_(tensors["second"])
         self.count = int(numbers["count"])
 
 
 class SGDRule(FirstOrder):
-    """v <- momentum v + P g;  theta <- theta - lr v, or - lr (P g + momentum v) with Nesterov's correction.
+    """v <- momentum v + P g;  theta <- theta - lr v, or theta - lr (P g + momentum v) with Nesterov's correction.
 
-    P is the problem's preconditioner (a natural-gradient step when P is the inverse Fisher or energy metric), or the
-    identity.
+    P is the problem's preconditioner or the identity. The step is a natural-gradient step when P is the inverse of the
+    Fisher or energy metric.
+
+    Args:
+        vector: the parameters, shape (n,): gives size, dtype and device.
+        momentum: the factor of the velocity; 0 for none.
+        nesterov: whether to apply Nesterov's correction.
+        preconditioner: P; None for the identity.
     """
 
     def __init__(
@@ -94,7 +111,7 @@ class SGDRule(FirstOrder):
         self.averaging = (1 + momentum) / (1 - momentum)
 
     def apply(self, vector: Tensor, gradient: Tensor, lr: float) -> None:
-        """One step."""
+        """v <- momentum v + P g;  theta <- theta - lr v, or as Nesterov corrects it."""
         direction = gradient if self.preconditioner is None else self.preconditioner(gradient)
         if self.velocity is None:
             vector.add_(direction, alpha=-lr)
@@ -107,7 +124,7 @@ class SGDRule(FirstOrder):
             vector.add_(self.velocity, alpha=-lr)
 
     def metric(self) -> Metric:
-        """The preconditioner."""
+        """The preconditioner P."""
         return self.preconditioner
 
     def tensors(self) -> dict[str, Tensor]:
@@ -115,10 +132,10 @@ class SGDRule(FirstOrder):
         return {} if self.velocity is None else {"velocity": self.velocity}
 
     def numbers(self) -> dict:
-        """Nothing."""
+        """None: the velocity is the whole state."""
         return {}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
         if self.velocity is not None:
             self.velocity.copy_(tensors["velocity"])

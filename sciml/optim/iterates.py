@@ -1,9 +1,9 @@
-"""Which iterate a stochastic phase leaves behind when the last one is not the best answer: frozen values.
+"""Which iterate a stochastic phase leaves behind when the last one is not the best answer.
 
     SGD(lr=Polynomial(0.1, delay=100, power=0.75), keep=Average())
     SGD(lr=Polynomial(0.1, power=0.5), transforms=(Normalize(),), keep=Best())
 
-The training itself is not changed by it.
+The choices are frozen values. They do not change the training.
 """
 
 from abc import ABC, abstractmethod
@@ -15,35 +15,40 @@ from torch import Tensor
 from sciml.errors import InputError
 
 
-class Kept(ABC):
-    """The state of a `Keep` while a phase runs."""
+class IterateTracker(ABC):
+    """Watches the iterates of a running phase and knows the one to leave behind."""
 
     @abstractmethod
     def observe(self, vector: Tensor, loss: Tensor) -> None:
-        """The iterate before a step, and the loss of the step's batch at it."""
+        """Look at one iterate.
+
+        Args:
+            vector: the iterate, before its step.
+            loss: of the step's batch there, a scalar tensor.
+        """
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """`vector`, the iterate to be left, and what else a checkpoint needs."""
+        """State tensors for a checkpoint. `vector` among them is the iterate to leave behind."""
 
     @abstractmethod
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
 
 
-class Keep(ABC):
-    """What a phase leaves behind."""
+class IterateChoice(ABC):
+    """Which iterate a phase leaves behind."""
 
     whole_set: bool = False
     """Whether every step must see the whole set."""
 
     @abstractmethod
-    def start(self, vector: Tensor) -> Kept:
-        """Fresh state."""
+    def start(self, vector: Tensor) -> IterateTracker:
+        """A tracker that has seen no iterate yet."""
 
 
 @dataclass(frozen=True)
-class Best(Keep):
+class Best(IterateChoice):
     """The iterate of the smallest loss, as subgradient methods need it: their loss does not fall in every step.
 
     With step sizes eta_t, subgradients no longer than G and a start at distance R from the minimum, the best loss is
@@ -53,13 +58,13 @@ class Best(Keep):
 
     whole_set = True
 
-    def start(self, vector: Tensor) -> Kept:
-        """Nothing seen."""
-        return _Best(vector)
+    def start(self, vector: Tensor) -> IterateTracker:
+        """A tracker that has seen no iterate yet."""
+        return _BestTracker(vector)
 
 
 @dataclass(frozen=True)
-class Average(Keep):
+class Average(IterateChoice):
     """The mean of the iterates with weights proportional to t^power.
 
     Power 0 is the plain mean of Polyak and Ruppert: with lr ~ t^-g, 1/2 < g < 1, its error has the best possible
@@ -73,18 +78,18 @@ class Average(Keep):
         if self.power < 0:
             raise InputError(f"{self}: the power must be at least 0")
 
-    def start(self, vector: Tensor) -> Kept:
-        """Nothing seen."""
-        return _Average(vector, self.power)
+    def start(self, vector: Tensor) -> IterateTracker:
+        """A tracker that has seen no iterate yet."""
+        return _AverageTracker(vector, self.power)
 
 
-class _Best(Kept):
+class _BestTracker(IterateTracker):
     def __init__(self, vector: Tensor) -> None:
         self.vector = vector.clone()
         self.loss = vector.new_full((1,), float("inf"))
 
     def observe(self, vector: Tensor, loss: Tensor) -> None:
-        """Decided on the device: no number is fetched."""
+        """Keep the iterate if its loss is the smallest so far. No number leaves the device."""
         better = loss < self.loss
         self.vector = torch.where(better, vector, self.vector)
         self.loss = torch.where(better, loss, self.loss)
@@ -94,11 +99,11 @@ class _Best(Kept):
         return {"vector": self.vector, "loss": self.loss}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Both."""
+        """Go back to a best iterate and its loss."""
         self.vector, self.loss = tensors["vector"].clone(), tensors["loss"].clone()
 
 
-class _Average(Kept):
+class _AverageTracker(IterateTracker):
     def __init__(self, vector: Tensor, power: float) -> None:
         self.vector, self.power = vector.clone(), power
         self.count = torch.zeros(1, dtype=torch.float64)
@@ -113,6 +118,6 @@ class _Average(Kept):
         return {"vector": self.vector, "count": self.count}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Both."""
+        """Go back to a mean and the number of iterates in it."""
         self.vector.copy_(tensors["vector"])
         self.count = tensors["count"].cpu().clone()

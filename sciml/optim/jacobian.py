@@ -7,8 +7,8 @@ Poisson's equation (1000 points, 501 parameters, one core): 12 ms for the whole 
 that spatial derivatives are made of.
 
 That works for parameters that enter through `torch.nn.functional.linear`, and for a few that enter otherwise (an
-unknown coefficient), whose columns cost two passes each. Whether it was right is checked on every kind of batch
-against a product with a random vector; where it was not, batched reverse passes do the work.
+unknown coefficient), whose columns cost two passes each. The first Jacobian is checked against a product with a random
+vector. Where the check fails, batched reverse passes do the work.
 """
 
 import math
@@ -36,7 +36,7 @@ Residuals = Callable[[Any], Mapping[str, Tensor]]
 
 
 class ResidualJacobian:
-    """Rows r and J of a batch, scaled so that the loss is r'r and its gradient 2 J'r.
+    """The residuals r and the Jacobian J of a batch, scaled so that the loss is r'r and its gradient 2 J'r.
 
     Args:
         flat: the parameters.
@@ -44,7 +44,7 @@ class ResidualJacobian:
             items; others (a condition at two points) are few.
 
     Attributes:
-        cost: loss-and-gradient evaluations that one Jacobian was worth when last computed: reverse passes times items.
+        cost: loss-and-gradient evaluations that the latest Jacobian was worth.
     """
 
     def __init__(self, flat: FlatParameters, residuals: Residuals) -> None:

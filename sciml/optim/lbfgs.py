@@ -1,5 +1,6 @@
-"""L-BFGS in compact form: one history tensor, a cached Gram matrix, one product with the history and one with its
-transpose a step.
+"""L-BFGS in compact form, with one history tensor and a cached Gram matrix.
+
+A step takes one product with the history and one with its transpose.
 
 With rows s_i, y_i (oldest first), R = triu(S Y'), D = diag(S Y'), gamma = s'y / y'Py of the newest pair and a fixed P
 (identity or preconditioner), H0 = gamma P:
@@ -37,16 +38,16 @@ class CompactLBFGS(InverseHessian):
 
     @property
     def fresh(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """No pair is held."""
+        """Whether no curvature pair is held."""
         return not self.order
 
     @property
-    def preconditioned(self) -> bool:
+    def preconditioned(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether steepest descent has a natural length (1)."""
         return self.preconditioner is not None
 
     def product(self, gradient: Tensor) -> Tensor:
-        """H g; also completes the Gram matrix for the newest pair in the same pass over the history."""
+        """H g. The same pass over the history completes the Gram matrix for the newest pair."""
         image = gradient if self.preconditioner is None else self._image(gradient)
         if not self.order:
             return image.clone()
@@ -98,7 +99,7 @@ class CompactLBFGS(InverseHessian):
         return True
 
     def reset(self) -> None:
-        """Drop all pairs."""
+        """Drop all curvature pairs."""
         self.order, self.pending = [], None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -113,7 +114,7 @@ class CompactLBFGS(InverseHessian):
         return {"order": list(self.order), "pending": self.pending}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
         self.rows.copy_(tensors["rows"])
         self.gram.copy_(tensors["gram"])
         self.image = tensors["image"].to(self.rows.device) if "image" in tensors else None

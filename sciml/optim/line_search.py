@@ -1,4 +1,4 @@
-"""A strong-Wolfe line search that survives non-finite values and knows when rounding is what stops it.
+"""A strong-Wolfe line search that survives non-finite values and notices when rounding stops it.
 
 Accepts a step `a` along p with psi(a) = f(x + a p) when
 
@@ -19,7 +19,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Trial:
-    """A point on the line: step, value, slope psi'(step), and the gradient there (None at a non-finite point)."""
+    """A point on the line.
+
+    Attributes:
+        step: the step a.
+        value: psi(a).
+        slope: psi'(a).
+        gradient: of the loss there; None at a non-finite point.
+    """
 
     step: float
     value: float
@@ -28,11 +35,11 @@ class Trial:
 
     @property
     def finite(self) -> bool:
-        """Whether value and slope are numbers."""
+        """Whether value and slope are finite."""
         return math.isfinite(self.value) and math.isfinite(self.slope)
 
 
-class Ending(Enum):
+class SearchEnding(Enum):
     """How a line search ended."""
 
     WOLFE = "wolfe"
@@ -44,11 +51,17 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Search:
-    """Answer of a line search: the accepted trial (None if none), evaluations spent, how it ended."""
+    """The answer of a line search.
+
+    Attributes:
+        trial: the accepted one; None if there is none.
+        evaluations: of the loss and its gradient.
+        ending: how the search ended.
+    """
 
     trial: Trial | None
     evaluations: int
-    ending: Ending
+    ending: SearchEnding
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,13 @@ class Wolfe:
     """Constants of the search.
 
     Attributes:
-        c1: sufficient decrease. c2: curvature. max_evaluations: trials before the best decreasing point is taken.
+        c1: constant of the sufficient decrease.
+        c2: constant of the curvature condition.
+        max_evaluations: trials after which the best decreasing point is taken.
         epsilon: relative rounding error of one loss value; the approximate conditions apply within 10 epsilon |f|.
-        delta: of the approximate Wolfe conditions.
-        noise: absolute error of a loss value known from elsewhere (sampling noise); relaxes the decrease condition.
-        slope_noise: absolute error of a slope psi'(a), likewise; relaxes the curvature condition.
+        delta: constant of the approximate Wolfe conditions.
+        noise: absolute error of a loss value, known from elsewhere (sampling noise). It relaxes the decrease condition.
+        slope_noise: absolute error of a slope psi'(a), likewise. It relaxes the curvature condition.
     """
 
     c1: float = 1e-4
@@ -78,8 +93,8 @@ def search(evaluate: Callable[[float], Trial], start: Trial, first: float, rules
     Args:
         evaluate: value, slope and gradient at a step.
         start: the trial at step 0; its slope must be negative.
-        first: first step to try.
-        rules: constants.
+        first: the first step to try.
+        rules: the constants.
     """
     bracket = _Bracket(start, rules)
     step: float | None = first
@@ -96,15 +111,17 @@ def search(evaluate: Callable[[float], Trial], start: Trial, first: float, rules
 
 
 class _Bracket:
-    """What the trials so far say of where an acceptable step lies.
+    """What the trials so far tell of where an acceptable step lies.
 
     A loss may be rougher than its rounding (sums of large terms, terms that cancel). Trials so short that the slope
-    predicts no change of the loss show how rough it is; where nothing else was found, a trial that is acceptable by its
-    slope, and higher than the start by no more than that roughness, is taken.
+    predicts no change of the loss show how rough it is. Where nothing better is found, a trial is taken whose slope is
+    acceptable and whose value exceeds that of the start by no more than this roughness.
 
     Attributes:
-        low, high: ends of the bracket; `low` has sufficient decrease, `high` is None while none is known.
-        best: the lowest trial with sufficient decrease. level: the lowest one acceptable by its slope only.
+        low: the end of the bracket that has sufficient decrease.
+        high: the other end; None while none is known.
+        best: the lowest trial with sufficient decrease.
+        level: the lowest trial that is acceptable by its slope only.
     """
 
     def __init__(self, start: Trial, rules: Wolfe) -> None:
@@ -118,8 +135,8 @@ class _Bracket:
         self.width = math.inf
         self.any_finite = False
 
-    def take(self, trial: Trial) -> Ending | None:
-        """Sort a trial in; how the search ends if the trial is acceptable."""
+    def take(self, trial: Trial) -> SearchEnding | None:
+        """Take in a trial; how the search ends if the trial is acceptable, else None."""
         if not trial.finite:
             self.high = trial
             return None
@@ -131,7 +148,7 @@ class _Bracket:
             self.best = trial
         if not decreases and (2 * rules.delta - 1) * start.slope >= trial.slope >= rules.c2 * start.slope:
             if not higher:
-                return Ending.APPROXIMATE
+                return SearchEnding.APPROXIMATE
             if self.level is None or trial.value < self.level.value:
                 self.level = trial
         if -trial.step * start.slope <= self.rounding:
@@ -142,7 +159,7 @@ class _Bracket:
             self.high = trial
             return None
         if decreases and abs(trial.slope) <= -rules.c2 * start.slope + rules.slope_noise:
-            return Ending.WOLFE
+            return SearchEnding.WOLFE
         # too steep still: the minimum lies on the side to which the slope points down
         toward_high = math.inf if self.high is None else self.high.step - trial.step
         if (self.high is None and trial.slope >= 0) or (self.high is not None and trial.slope * toward_high >= 0):
@@ -151,7 +168,7 @@ class _Bracket:
         return None
 
     def following(self, trial: Trial) -> float | None:
-        """The next step after a trial that was not acceptable; None where nothing is left to try."""
+        """The step to try after a trial that was not acceptable; None where nothing is left to try."""
         if not trial.finite:
             step = self.low.step + 0.2 * (trial.step - self.low.step)
             return step if step > self.low.step else None
@@ -164,23 +181,25 @@ class _Bracket:
             return None
         return _between(self.low, self.high, bisect=self.width > 0.66 * before)
 
-    def best_of_all(self) -> tuple[Trial | None, Ending]:
-        """What to take where no trial was acceptable."""
+    def best_of_all(self) -> tuple[Trial | None, SearchEnding]:
+        """The trial to take when none was acceptable, and how the search ends."""
         slight = self.best is None or self.start.value - self.best.value <= self.roughness
         if slight and self.level is not None and self.level.value <= self.start.value + self.roughness:
-            return self.level, Ending.APPROXIMATE
+            return self.level, SearchEnding.APPROXIMATE
         if self.best is not None:
-            return self.best, Ending.DECREASE
-        return None, Ending.FAILED if self.any_finite else Ending.NONFINITE
+            return self.best, SearchEnding.DECREASE
+        return None, SearchEnding.FAILED if self.any_finite else SearchEnding.NONFINITE
 
 
 def line_minimum(start: Trial, found: Search) -> float:
-    """The step at which the line's minimum seems to lie, judged by the start and the accepted trial of a search: the
-    minimum of the cubic through both, or of the parabola through their slopes where rounding hides the values; infinite
-    where the slope has not risen."""
+    """The step at which the line's minimum seems to lie, judged by the start and the accepted trial of a search.
+
+    It is the minimum of the cubic through both; where rounding hides the values, that of the parabola through their
+    slopes; infinite where the slope has not risen.
+    """
     trial = found.trial
     assert trial is not None
-    guess = _cubic(start, trial) if found.ending is Ending.WOLFE else None
+    guess = _cubic(start, trial) if found.ending is SearchEnding.WOLFE else None
     if guess is not None and guess > 0:
         return guess
     rise = trial.slope - start.slope

@@ -1,4 +1,4 @@
-"""Residuals to first order around a point, and the damped least-squares problem on them, in three forms by size."""
+"""Residuals to first order around a point, and the damped least-squares problem on them. Size decides the form."""
 
 import math
 from abc import ABC, abstractmethod
@@ -31,11 +31,11 @@ class Linearization(ABC):
 
     @abstractmethod
     def product(self, step: Tensor) -> Tensor:
-        """J s, shape (m,)."""
+        """The product J s, shape (m,)."""
 
     @abstractmethod
     def adjoint(self, weights: Tensor) -> Tensor:
-        """J'w, shape (n,)."""
+        """The product J'w, shape (n,)."""
 
     @abstractmethod
     def solve(self, weights: Tensor, damping: float) -> Tensor | None:
@@ -54,15 +54,15 @@ class Dense(Linearization):
         self._factor: tuple[float, Tensor | None] = (math.nan, None)
 
     def product(self, step: Tensor) -> Tensor:
-        """J s."""
+        """The product J s, shape (m,)."""
         return self.jacobian @ step
 
     def adjoint(self, weights: Tensor) -> Tensor:
-        """J'w."""
+        """The product J'w, shape (n,)."""
         return weights @ self.jacobian
 
     def solve(self, weights: Tensor, damping: float) -> Tensor | None:
-        """By the factor of the Gram matrix, which is kept for the next right-hand side of the same damping."""
+        """Solve by the factor of the Gram matrix, which is kept for the next right-hand side with the same damping."""
         shift = damping * self.scale
         if self._factor[0] != damping:
             self._factor = (damping, _factor(self.gram, shift))
@@ -88,7 +88,7 @@ class Products(Linearization):
         unknowns: n.
         gram: the lower triangle of J'J, if it could be formed by chunks (the solve is then direct), or None (then it is
             by conjugate gradients).
-        cost: what forming it was worth.
+        cost: loss-and-gradient evaluations that forming it was worth.
     """
 
     iterations = 200
@@ -112,7 +112,7 @@ class Products(Linearization):
         self.scale = trace / n
 
     def product(self, step: Tensor) -> Tensor:
-        """J s."""
+        """The product J s, shape (m,)."""
         self.cost += 2.0
         live, tangents, start = [], [], 0
         for gradient, parameter in zip(self.reverse, self.flat.parameters, strict=True):
@@ -125,13 +125,13 @@ class Products(Linearization):
         return result
 
     def adjoint(self, weights: Tensor) -> Tensor:
-        """J'w."""
+        """The product J'w, shape (n,)."""
         self.cost += 1.0
         grads = torch.autograd.grad(self.live, self.flat.parameters, weights, retain_graph=True, allow_unused=True)
         return self.flat.flatten(grads)
 
     def solve(self, weights: Tensor, damping: float) -> Tensor | None:
-        """Directly where J'J is there, else by conjugate gradients."""
+        """Solve directly where J'J was formed, else by conjugate gradients."""
         right, shift = self.adjoint(weights), damping * self.scale
         if self.gram is not None:
             factor = _factor(self.gram, shift)

@@ -22,26 +22,26 @@ from torch import Tensor
 
 from sciml.errors import InputError
 from sciml.optim.linearization import Linearization
-from sciml.optim.quasi_newton import Iteration, Status
+from sciml.optim.method import Iteration, Method, Status
 
 ATTEMPTS = 25
 """Dampings tried in one iteration."""
 BEND = 0.75
 """Longest correction, relative to the step, that the second-order path is trusted for."""
 PROBE = 0.1
-"""Fraction of the step at which r_vv is measured."""
+"""The fraction of the step at which r_vv is measured."""
 
 
-class LevenbergMarquardt:
-    """Minimises r'r in place over a flat vector; the interface of `sciml.optim.quasi_newton.QuasiNewton`.
+class LevenbergMarquardt(Method):
+    """Minimises r'r in place over a flat vector.
 
     Args:
         vector: shape (n,), the parameters.
         closure: loss and gradient at the vector's present content.
-        linearization: r and J there, on the same samples.
-        rows: r alone there.
+        linearization: gives r and J there, on the same samples.
+        rows: gives r alone there; None for no geodesic acceleration.
         damping: the first mu.
-        spend: told what the linearizations cost, in loss-and-gradient evaluations.
+        spend: is called with what the linearizations cost, in loss-and-gradient evaluations.
     """
 
     def __init__(
@@ -59,23 +59,18 @@ class LevenbergMarquardt:
         self.value: float | None = None
         self.gradient: Tensor | None = None
 
-    @property
-    def inverse_hessian(self) -> "LevenbergMarquardt":
-        """What holds the curvature: it is computed anew in every iteration, only the damping is carried."""
-        return self
-
-    def reset(self) -> None:
-        """The damping of the start."""
+    def forget(self) -> None:
+        """Go back to the first damping: the curvature itself is computed anew in every iteration."""
         self.damping, self.growth = self.start, 2.0
 
     def refresh(self) -> float:
-        """Evaluate at the present point (start, or new samples); the damping is kept. One evaluation."""
+        """Evaluate at the present point, at the start or on new samples. The damping is kept. One evaluation."""
         loss, self.gradient = self.closure()
         self.value = float(loss)
         return self.value
 
     def iterate(self) -> Iteration:
-        """One step, with as many dampings as it takes; on failure the vector is left where it was."""
+        """One step, with as many dampings as it takes. If it fails, the vector is left where it was."""
         spent = 0
         if self.gradient is None or self.value is None:
             self.refresh()
@@ -106,12 +101,12 @@ class LevenbergMarquardt:
                 return Iteration(Status.PROGRESS, float(loss), decrement, spent, 1.0)
             self._reject()
         self.vector.copy_(origin)
-        self.reset()
+        self.forget()
         status = Status.LINE_SEARCH_FAILED if first == self.start else Status.RESTARTED
         return Iteration(status, value, decrement, spent)
 
     def _check(self, model: Linearization, value: float) -> None:
-        """Residuals that are not those of the loss would be minimised without a word."""
+        """Refuse residuals that are not those of the loss: they would be minimised without notice."""
         total = float(model.rows.double().square().sum())
         floor = (1e6 * torch.finfo(self.vector.dtype).eps) ** 2  # below it, rounding decides
         if max(value, total) > floor and abs(total - value) > 1e-2 * max(value, total):
@@ -149,7 +144,7 @@ class LevenbergMarquardt:
         self.growth *= 2
 
     def tensors(self) -> dict[str, Tensor]:
-        """State tensors for a checkpoint (the vector itself is the caller's)."""
+        """State tensors for a checkpoint; the vector itself is the caller's to save."""
         return {} if self.gradient is None else {"gradient": self.gradient}
 
     def numbers(self) -> dict:
@@ -157,7 +152,7 @@ class LevenbergMarquardt:
         return {"value": self.value, "damping": self.damping, "growth": self.growth}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
-        """Take back what `tensors` and `numbers` gave: the next iteration is the one that would have come."""
+        """Go back to what `tensors` and `numbers` gave: the next iteration is the one that would have come."""
         gradient = tensors.get("gradient")
         self.gradient = None if gradient is None else gradient.to(self.vector)
         self.value, self.damping, self.growth = numbers["value"], numbers["damping"], numbers["growth"]

@@ -2,48 +2,38 @@
 
 A method supplies an `InverseHessian`; everything is relative, so f and c f give the same iterates up to rounding.
 
-Where the loss and its gradient carry errors that differ from call to call, `QuasiNewton.noise` tells how large they
-are: the search then allows for them, a pair is taken in only if the change of the slope exceeds what such errors alone
-would make it, and the iteration ends where the gradient is mostly error (after Shi, Xie, Byrd and Nocedal 2022,
-arXiv 2010.04352).
+Where the loss and its gradient carry errors that differ from call to call, `QuasiNewton.noise` says how large they are.
+The search then allows for them. A pair is taken in only if the change of the slope exceeds what such errors alone would
+cause. The iteration ends where the gradient is mostly error (after Shi, Xie, Byrd and Nocedal 2022, arXiv 2010.04352).
 
-Along -H g the search tries the step 1 first, or, for a method that `overshoots`, a step a <= 1 that follows where the
-minima of the latest lines lay: half of the way down to a shorter one, a fifth of the way up to a longer one (in log a,
-0.1 <= a <= 1). Where H becomes right those minima go to 1, hence a too, and convergence stays superlinear.
+Along -H g the search tries the step 1 first. For a method that `overshoots` it tries a step a <= 1 that follows the
+minima of the latest lines: a moves half of the way down to a shorter one, a fifth of the way up to a longer one (in
+log a, 0.1 <= a <= 1). As H becomes right those minima go to 1, so does a, and convergence stays superlinear.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 from torch import Tensor
 
 from sciml.errors import InputError
-from sciml.optim.line_search import Ending, Search, Trial, Wolfe, line_minimum, search
-
-
-class Status(Enum):
-    """What one iteration did."""
-
-    PROGRESS = "progress"
-    RESTARTED = "restarted"  # the search failed along a quasi-Newton direction; the curvature was dropped
-    LINE_SEARCH_FAILED = "line search failed"  # it failed along steepest descent too
-    NONFINITE = "nonfinite"  # loss or gradient is not finite at the current point
-    STATIONARY = "stationary"  # the gradient is zero
-    NOISE_FLOOR = "noise floor"  # the gradient is mostly error (only where `QuasiNewton.noise` says how large that is)
+from sciml.optim.line_search import Search, Trial, Wolfe, line_minimum, search
+from sciml.optim.method import Iteration, Method, Status
 
 
 class InverseHessian(ABC):
     """An approximation H of the inverse Hessian, updated by curvature pairs."""
 
     fresh: bool = True
-    """True while no pair has been taken in: the direction is (preconditioned) steepest descent and has no natural
-    length."""
+    """Whether no pair was taken in yet. The direction is then (preconditioned) steepest descent, whose length means
+    nothing."""
     overshoots: bool = False
-    """Whether H is apt to be too large, away from the minimum, for the step 1 to be the first that a search tries."""
+    """Whether H tends to be too large away from the minimum, so that a search should not try the step 1 first."""
+    preconditioned: bool = False
+    """Whether steepest descent has a natural length, the step 1."""
 
     @abstractmethod
     def product(self, gradient: Tensor) -> Tensor:
@@ -51,11 +41,11 @@ class InverseHessian(ABC):
 
     @abstractmethod
     def update(self, pair: "Pair") -> bool:
-        """Take in a curvature pair; False if it was refused (no positive curvature)."""
+        """Take in a curvature pair; False if it was refused because its curvature is not positive."""
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget all curvature."""
+        """Drop all curvature: the next direction is steepest descent."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -67,7 +57,7 @@ class InverseHessian(ABC):
 
     @abstractmethod
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
-        """Take back what `tensors` and `numbers` gave."""
+        """Go back to what `tensors` and `numbers` gave."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +65,10 @@ class Pair:
     """A curvature pair and what is known with it.
 
     Attributes:
-        s: step x+ - x = step * p along the direction p = -H g.
-        y: gradient difference g+ - g, both on the same samples.
+        s: the step x+ - x = step * p along the direction p = -H g.
+        y: the gradient difference g+ - g, both on the same samples.
         gradient: g+.
-        step: length taken.
+        step: the length taken, in units of p.
         slope: p' g.
     """
 
@@ -87,19 +77,6 @@ class Pair:
     gradient: Tensor
     step: float
     slope: float
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """One iteration's record: status, loss after it, Newton decrement g' H g before it, evaluations spent, step
-    taken."""
-
-    status: Status
-    value: float
-    decrement: float
-    evaluations: int
-    step: float = 0.0
-    ending: Ending | None = None
 
 
 @dataclass(frozen=True)
@@ -120,12 +97,12 @@ class Noise:
             raise InputError(f"{self}: both errors must be finite and at least 0")
 
 
-class QuasiNewton:
+class QuasiNewton(Method):
     """Minimises in place over a flat vector.
 
     Attributes:
-        noise: errors of the closure's answers; may be set anew at any time. The default is an exact closure. Leave it
-            so where every call sees the same items, however few: then pairs are exact for that sample.
+        noise: errors of the closure's answers; it may be changed at any time. The default is an exact closure. Keep
+            that where every call sees the same items, however few: curvature pairs are then exact for that sample.
 
     Args:
         vector: shape (n,), the parameters; the closure reads them.
@@ -152,13 +129,13 @@ class QuasiNewton:
         self._first = 1.0  # first step to try along a direction of natural length
 
     def refresh(self) -> float:
-        """Evaluate at the present point (start, or new samples); the curvature is kept. One evaluation."""
+        """Evaluate at the present point, at the start or on new samples. The curvature is kept. One evaluation."""
         loss, self.gradient = self.closure()
         self.value = float(loss)
         return self.value
 
     def iterate(self) -> Iteration:
-        """One iteration; on any failure the vector is left at the best point known."""
+        """One iteration. If it fails, the vector is left at the best point known."""
         spent = 0
         if self.gradient is None or self.value is None:
             self.refresh()
@@ -191,6 +168,10 @@ class QuasiNewton:
         if s_step:
             self.inverse_hessian.update(Pair(direction * s_step, y, gradient + y, s_step, slope))
         return Iteration(Status.PROGRESS, trial.value, -slope, spent, trial.step, found.ending)
+
+    def forget(self) -> None:
+        """Drop the curvature: the next direction is steepest descent."""
+        self.inverse_hessian.reset()
 
     def _failed(self, value: float) -> tuple[Status, float, int]:
         """After a failed search: status, loss, evaluations spent. With an exact closure the curvature is to blame; in
@@ -247,7 +228,7 @@ class QuasiNewton:
         return self.noise.gradient == 0 or abs(change) >= self._threshold(direction)
 
     def tensors(self) -> dict[str, Tensor]:
-        """State tensors for a checkpoint (the vector itself is the caller's)."""
+        """State tensors for a checkpoint; the vector itself is the caller's to save."""
         state = dict(self.inverse_hessian.tensors())
         if self.gradient is not None:
             state["gradient"] = self.gradient
@@ -259,7 +240,7 @@ class QuasiNewton:
         return {**own, **self.inverse_hessian.numbers()}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
-        """Take back what `tensors` and `numbers` gave: the next iteration is the one that would have come."""
+        """Go back to what `tensors` and `numbers` gave: the next iteration is the one that would have come."""
         gradient = tensors.get("gradient")
         self.gradient = None if gradient is None else gradient.to(self.vector)
         self.value = numbers["value"]
@@ -287,7 +268,7 @@ class QuasiNewton:
         if not self.inverse_hessian.fresh:
             return self._first if self.noise == Noise() else 1.0
         self._first = 1.0
-        if getattr(self.inverse_hessian, "preconditioned", False):
+        if self.inverse_hessian.preconditioned:
             return 1.0
         norm = math.sqrt(_dot(self.vector, self.vector))
         length = self._moved or min(norm, 1.0) or 1.0

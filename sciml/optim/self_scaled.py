@@ -1,4 +1,4 @@
-"""Self-scaled Broyden updates of a dense inverse Hessian: the finisher for models of up to about 10,000 parameters.
+"""Self-scaled Broyden updates of a dense inverse Hessian, for models of up to about 10,000 parameters.
 
 With b = s'Bs / y's, h = y'Hy / y's and v = sqrt(y'Hy) (s / y's - Hy / y'Hy):
 
@@ -9,7 +9,7 @@ costs nothing, since s = a p and p = -H g give s'Bs = -a^2 p'g. Hy is a product 
 are short that difference cancels.
 
 H = c M: the factor 1 / tau goes into the number c, so that an iteration touches M only through two symmetric products
-and one symmetric rank-two update. On a CPU these are BLAS calls that read and write one triangle: two n^2 words of
+and one symmetric rank-two update. On a CPU these are BLAS calls that read and write one triangle: two n^2 numbers of
 traffic an iteration, half of what the general ones move.
 """
 
@@ -60,31 +60,31 @@ class SymmetricMatrix:
         return [self.entries[i : i + 256, : i + 256] for i in range(0, len(self.entries), 256)]
 
     def set_identity(self) -> None:
-        """M = I."""
+        """Set M to the identity."""
         for part in self._parts():
             part.zero_()
         self.entries.fill_diagonal_(1.0)
 
     def multiply_by(self, factor: float) -> None:
-        """M times a number, in place."""
+        """Multiply M by a number, in place."""
         for part in self._parts():
             part.mul_(factor)
 
     def product(self, vector: Tensor) -> Tensor:
-        """M v."""
+        """The product M v, shape (n,)."""
         if self._multiply is None:
             return self.entries @ vector
         return torch.from_numpy(self._multiply(1.0, self.entries.numpy().T, vector.numpy()))
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """M + x y' + y x', in place."""
+        """Add x y' + y x' to M, in place."""
         if self._add is None:
             torch.addmm(self.entries, torch.stack((x, y), 1), torch.stack((y, x)), out=self.entries)
         else:
             self._add(1.0, x.numpy(), y.numpy(), a=self.entries.numpy().T, overwrite_a=1)
 
     def add_form(self, x: Tensor, y: Tensor, xx: float, xy: float, yy: float) -> None:
-        """M + xx x x' + xy (x y' + y x') + yy y y', in place."""
+        """Add xx x x' + xy (x y' + y x') + yy y y' to M, in place."""
         radicand = xy * xy - xx * yy
         if radicand < 0:  # definite: not the product of two real linear forms
             self.add(x, 0.5 * xx * x + xy * y)
@@ -128,7 +128,7 @@ class DenseSelfScaled(InverseHessian):
         self.scale, self.fresh = 1.0, False
 
     def product(self, gradient: Tensor) -> Tensor:
-        """H g."""
+        """The product H g, shape (n,)."""
         return gradient.clone() if self.fresh else self.inner.product(gradient).mul_(self.scale)
 
     def update(self, pair: Pair) -> bool:
@@ -175,7 +175,7 @@ class DenseSelfScaled(InverseHessian):
         return True
 
     def reset(self) -> None:
-        """Forget all curvature: the next direction is steepest descent."""
+        """Drop all curvature: the next direction is steepest descent."""
         self.fresh = True
 
     def tensors(self) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ class DenseSelfScaled(InverseHessian):
         return {"fresh": self.fresh, "scale": self.scale}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict) -> None:
-        """Take back a checkpoint."""
+        """Go back to the state of a checkpoint."""
         self.fresh, self.scale = bool(numbers["fresh"]), float(numbers.get("scale", 1.0))
         if "matrix" in tensors:
             self.inner.entries.copy_(tensors["matrix"])

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sciml.errors import InputError
 from sciml.optim.lbfgs import CompactLBFGS
-from sciml.optim.quasi_newton import InverseHessian, Noise, QuasiNewton, Status
+from sciml.optim.method import Status
+from sciml.optim.quasi_newton import InverseHessian, Noise, QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled
 from sciml.parameters import FlatParameters
 
@@ -38,7 +39,7 @@ class _QuasiNewtonOptimizer(torch.optim.Optimizer):
 
     @property
     def noise(self) -> Noise:
-        """Errors of the closure's loss and gradient that another call would not repeat; settable, none by default."""
+        """Errors of the closure's loss and gradient that another call would not repeat. None by default; may be set."""
         return self._method.noise
 
     @noise.setter
@@ -66,7 +67,10 @@ class _QuasiNewtonOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Iterate; the parameters are left at the best point.
+        """Run the iterations. The parameters are left at the best point.
+
+        Args:
+            closure: computes the loss, calls backward and returns the loss.
 
         Returns:
             The loss **after** the step (torch's own L-BFGS returns the one before it).
@@ -101,13 +105,15 @@ class _QuasiNewtonOptimizer(torch.optim.Optimizer):
                 parameter.data = part
 
     def state_dict(self) -> dict[str, Any]:
-        """Curvature and settings; the parameters are the model's to save."""
+        """Curvature and settings. The parameters are the model's to save."""
         numbers = self._method.numbers() | {"method": type(self).__name__, "unknowns": self._flat.vector.numel()}
         return {"tensors": self._method.tensors(), "numbers": numbers, "groups": self._settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave, for parameters of the same sizes: the next step is the one that would have
-        come.
+        """Go back to what `state_dict` gave: the next step is the one that would have come.
+
+        Args:
+            state_dict: of parameters of the same sizes.
 
         Raises:
             InputError: the state is of another method, another number of parameters, or another history.
@@ -131,8 +137,8 @@ class LBFGS(_QuasiNewtonOptimizer):
 
     Args:
         params: one group of parameters of one dtype and device.
-        history: pairs kept.
-        iterations: iterations a step.
+        history: curvature pairs kept.
+        iterations: iterations in one step.
         preconditioner: symmetric positive operator on flat vectors, close to the inverse Hessian.
     """
 
@@ -154,7 +160,7 @@ class SelfScaled(_QuasiNewtonOptimizer):
 
     Args:
         params: one group of parameters of one dtype and device.
-        iterations: iterations a step.
+        iterations: iterations in one step.
     """
 
     def __init__(self, params: Parameters, iterations: int = 20) -> None:

@@ -1,4 +1,4 @@
-"""What may be done to a stochastic gradient before the update rule sees it: frozen values, applied in order.
+"""Transforms of a stochastic gradient, applied in order before the update rule takes it. They are frozen values.
 
     Adam(transforms=(Clip(1.0), Quantize(1e-3)))
 
@@ -18,7 +18,7 @@ from sciml.errors import InputError
 
 
 class Transform(ABC):
-    """A map of the gradient to what the update rule takes for it."""
+    """Maps the gradient to what the update rule takes in its place."""
 
     @abstractmethod
     def __call__(self, gradient: Float[Tensor, "n"], draw: Callable[[], torch.Generator]) -> Float[Tensor, "n"]:
@@ -34,8 +34,9 @@ class Transform(ABC):
 class Clip(Transform):
     """g min(1, norm / ||g||): gradients longer than `norm` are shortened to it.
 
-    It bounds a step, and it biases: the fixed point solves E[clip(g)] = 0, which is the minimum only for symmetric
-    noise. For h = 1 and noise Exp(1) - 1 it is 1 - ln(2 sinh(c) / c) where that is at most 1 - c, else e^(x-1-c) = x.
+    Clipping bounds a step and introduces a bias: the fixed point solves E[clip(g)] = 0, which is the minimum only for
+    symmetric noise. For h = 1 and noise Exp(1) - 1 it is 1 - ln(2 sinh(c) / c) where that is at most 1 - c, else
+    e^(x-1-c) = x.
     """
 
     norm: float

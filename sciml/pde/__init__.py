@@ -1,4 +1,4 @@
-"""What any PDE needs: derivatives, domains, sampling, quadrature, weak forms, networks, conditions. Torch only."""
+"""What any PDE needs: derivatives, domains, sampling, quadrature, weak forms, networks, conditions."""
 
 from sciml.pde.conditions import (
     HardDirichlet,

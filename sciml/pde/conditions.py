@@ -31,7 +31,7 @@ def dirichlet(u: Field, x: Float[Tensor, "points dim"], value: Data = 0.0) -> Fl
 
 
 def normal_derivative(u: Field, boundary: Boundary) -> Float[Tensor, "points k"]:
-    """du/dn along the outward normals."""
+    """The normal derivative du/dn along the outward normals."""
     slope = gradient(u, boundary.points)
     if slope.dim() == 2:
         return (slope * boundary.normals).sum(dim=-1, keepdim=True)
@@ -80,13 +80,14 @@ def interface(
 ) -> Float[Tensor, "points k"]:
     """The jump of the flux over the boundary of an inclusion, outside du/dn - inside du/dn, which must vanish.
 
-    The field needs a kink there (`Kinks`, `Creases`); a smooth one would keep its slope, not its flux, and be wrong
-    without a sign of it.
+    The field needs a kink there (`Kinks`, `Creases`). A smooth field would keep its slope, not its flux, and nothing
+    would show the error.
 
     Args:
         u: a continuous field whose slope may jump at the boundary.
         boundary: points of the interface, with normals out of the inclusion.
-        inside, outside: the coefficient (stiffness, conductivity) on either side.
+        inside: the coefficient (stiffness, conductivity) in the inclusion.
+        outside: the coefficient outside it.
         gap: the one-sided slopes are taken at this distance from the interface.
     """
     x, step = boundary.points, gap * boundary.normals
@@ -95,7 +96,7 @@ def interface(
 
 
 def value_at(value: Data, x: Tensor) -> Tensor | float:
-    """The value at the points, whichever way it is given."""
+    """The value at the points, whether it is given as a number, as a tensor or as a function."""
     return value(x) if callable(value) and not isinstance(value, Tensor) else value
 
 
@@ -108,7 +109,11 @@ class HardDirichlet:
 
     Args:
         interval: where the field lives.
-        left, right: prescribed values; None leaves that end free.
+        left: the prescribed value at the left end; None leaves that end free.
+        right: the prescribed value at the right end; None leaves that end free.
+
+    Raises:
+        InputError: both ends are free.
     """
 
     interval: Interval

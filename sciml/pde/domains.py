@@ -1,4 +1,4 @@
-"""Where a PDE lives: intervals, boxes, disks. `regions.py` combines them."""
+"""The domains of a PDE: intervals, boxes, disks. `regions.py` combines them."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Box(Domain):
 
     @property
     def volume(self) -> float:
-        """Length, area, volume, ..."""
+        """The length, area or volume."""
         return math.prod(high - low for low, high in zip(self.lower, self.upper, strict=True))
 
     def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
@@ -91,17 +91,17 @@ class Interval(Box):
 
     @property
     def left(self) -> float:
-        """Left end."""
+        """The left end of the interval."""
         return self.lower[0]
 
     @property
     def right(self) -> float:
-        """Right end."""
+        """The right end of the interval."""
         return self.upper[0]
 
     @property
     def ends(self) -> Float[Tensor, "2 1"]:
-        """Both end points."""
+        """Both end points, the left one first."""
         return torch.tensor([[self.left], [self.right]], dtype=torch.float64)
 
     def grid(self, cells: int) -> Float[Tensor, "nodes"]:
@@ -129,7 +129,7 @@ class Disk(Domain):
 
     @property
     def volume(self) -> float:
-        """Area."""
+        """The area of the disk."""
         return math.pi * self.radius**2
 
     def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,9 +18,6 @@ from torch import Tensor
 
 from sciml.errors import InputError
 from sciml.pde.sampling import unit_points
-
-if TYPE_CHECKING:
-    from sciml.pde.domains import Interval
 
 ROUNDING = 1e-12
 """Relative to the size of a domain: closer than this to the boundary is on it."""
@@ -41,7 +38,8 @@ class Domain(ABC):
     """A bounded, closed set of points.
 
     Attributes:
-        lower, upper: corners of a box that holds it.
+        lower: the lower corner of a box that holds it.
+        upper: the upper corner of that box.
     """
 
     lower: tuple[float, ...]
@@ -49,7 +47,7 @@ class Domain(ABC):
 
     @property
     def dim(self) -> int:
-        """Number of coordinates."""
+        """The number of coordinates."""
         return len(self.lower)
 
     def _set_corners(self, lower: Iterable[float], upper: Iterable[float]) -> None:
@@ -138,7 +136,7 @@ class Domain(ABC):
         """What of this domain is outside the other (whose boundary, where it lies in this one, remains)."""
         return Difference(self, other)
 
-    def __mul__(self, time: "Interval") -> "SpaceTime":
+    def __mul__(self, time: "Domain") -> "SpaceTime":
         """Space-time: the product with an interval of time, which becomes the last coordinate."""
         return SpaceTime(self, time)
 
@@ -154,7 +152,7 @@ class _Pair(Domain):
 
 
 class Union(_Pair):
-    """a | b."""
+    """The union a | b."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,7 +169,7 @@ class Union(_Pair):
 
 
 class Intersection(_Pair):
-    """a & b."""
+    """The intersection a & b."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,7 +191,7 @@ class Intersection(_Pair):
 
 
 class Difference(_Pair):
-    """a - b."""
+    """The difference a - b: what of a is outside b."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,15 +218,24 @@ class Difference(_Pair):
 class SpaceTime(Domain):
     """space * interval: points (x, t) with time as the last coordinate.
 
-    Its `boundary` are the walls, that is the boundary of space at all times, with normals that have no component along
-    time; its `bubble` vanishes there. The start is no part of them: see `at`.
+    Its `boundary` consists of the walls, that is the boundary of space at all times. The normals there have no
+    component along time, and `bubble` vanishes there. The start does not belong to it: see `at`.
+
+    Attributes:
+        space: where the points x lie.
+        time: the interval of t.
+
+    Raises:
+        InputError: time has more than one coordinate.
     """
 
     space: Domain
-    time: "Interval"
+    time: Domain
 
     def __post_init__(self) -> None:
-        self._set_corners((*self.space.lower, self.time.left), (*self.space.upper, self.time.right))
+        if self.time.dim != 1:
+            raise InputError(f"{self.time} as time has {self.time.dim} coordinates: give an Interval.")
+        self._set_corners((*self.space.lower, *self.time.lower), (*self.space.upper, *self.time.upper))
 
     def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
         """R-conjunction of space and time."""
@@ -236,7 +243,7 @@ class SpaceTime(Domain):
         return a + b - hypotenuse(a, b)
 
     def bubble(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
-        """That of space."""
+        """The bubble of space, at all times."""
         return self.space.bubble(x[..., :-1])
 
     def at(
@@ -247,16 +254,17 @@ class SpaceTime(Domain):
         return torch.cat([points, torch.full((size, 1), float(time), dtype=torch.float64)], dim=-1)
 
     def _surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
-        length = self.time.right - self.time.left
+        (start,), (end,) = self.time.lower, self.time.upper
+        length = end - start
         points, normals = self.space._surface(density * length, generator, method)
-        times = self.time.left + length * unit_points(len(points), 1, generator, "stratified")
+        times = start + length * unit_points(len(points), 1, generator, "stratified")
         return Boundary(torch.cat([points, times], dim=-1), torch.cat([normals, torch.zeros_like(times)], dim=-1))
 
 
 def interleave(
     domains: Sequence[Domain], size: int, generator: torch.Generator, method: str = "auto"
 ) -> Float[Tensor, "points dim"]:
-    """Points of several domains in turn, every run of them with each domain's share: a denser look at a part.
+    """Points of several domains in turn, so that any run of them holds as many of each: for more points in a part.
 
     `interleave((plate, plate & around_the_hole), 400, generator)`; other arguments as for `Domain.sample`.
 

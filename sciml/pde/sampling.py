@@ -1,9 +1,10 @@
-"""Random points in the unit cube. Every call is an independent draw: a pure function of the generator's state."""
+"""Random points in the unit cube. Every call is an independent draw, a pure function of the generator's state."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from sciml.batches import adaptive_choice
 from sciml.errors import InputError
 
 METHODS = ("auto", "sobol", "uniform", "stratified", "latin")
@@ -67,7 +68,7 @@ def residual_adaptive(
     generator: torch.Generator,
     uniform_fraction: float = 0.5,
 ) -> Float[Tensor, "points dim"]:
-    """Chooses `size` of the candidates where the residual is large, without losing sight of the rest.
+    """Choose `size` of the candidates where the residual is large, without losing sight of the rest.
 
     Candidate i is drawn with probability proportional to (1 - f) density_i / mean(density) + f, without replacement
     and in random order. With uniform candidates the fraction f of the points is expected to be uniform. This is RAD of
@@ -91,22 +92,3 @@ def residual_adaptive(
         raise InputError(f"{len(density)} densities for {len(candidates)} candidates: one each is needed.")
     chosen = adaptive_choice(density, size, generator, uniform_fraction)
     return candidates[chosen.to(candidates.device)]
-
-
-def adaptive_choice(
-    density: Float[Tensor, "candidates"], size: int, generator: torch.Generator, uniform_fraction: float = 0.5
-) -> Int[Tensor, "points"]:
-    """The indices of the candidates that `residual_adaptive` chooses, on the CPU; same arguments and errors."""
-    if not 1 <= size <= len(density):
-        raise InputError(f"{size} points out of {len(density)} candidates: at least 1, at most all of them.")
-    if not 0 <= uniform_fraction <= 1:
-        raise InputError(f"uniform_fraction = {uniform_fraction}: it must lie in [0, 1].")
-    density = density.detach().to("cpu", torch.float64)
-    if not bool((density.isfinite() & (density >= 0)).all()):
-        raise InputError("the density of adaptive points has negative or non-finite values: give |residual|^k.")
-    mean = density.mean()
-    weight = (1 - uniform_fraction) * density / mean + uniform_fraction if mean > 0 else torch.ones_like(density)
-    # The first arrivals of independent exponential clocks with these rates are a weighted draw without replacement.
-    arrival = torch.empty_like(weight).exponential_(generator=generator) / weight
-    chosen = arrival.topk(size, largest=False, sorted=False).indices
-    return chosen[torch.randperm(size, generator=generator)]

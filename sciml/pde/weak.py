@@ -48,7 +48,7 @@ class TestFunctions:
 
     @property
     def gradient(self) -> Float[Tensor, "tests points dim"]:
-        """grad v."""
+        """The gradient of v, the same as `slope`."""
         return self.slope
 
     def __len__(self) -> int:
@@ -71,7 +71,8 @@ def hats(
     Args:
         nodes: ascending mesh nodes.
         points: Gauss points on each half of a support (its two cells; for an end node the halves of its only cell).
-        left, right: whether the end node has a (half) hat. Leave it out where the solution is prescribed.
+        left: whether the left end node has a (half) hat. It needs none where the solution is prescribed.
+        right: whether the right end node has one, likewise.
 
     Raises:
         InputError: nodes not ascending, or no hat left.

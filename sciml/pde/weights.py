@@ -1,4 +1,4 @@
-"""Weights of loss terms, by a rule: no term's gradient may drown the others'."""
+"""Weights of loss terms, chosen so that no term's gradient drowns the others'."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,7 +1,8 @@
-"""How a solve went, in one figure: loss and error, gradient signal-to-noise ratio, items used, and resolution if any.
+"""A solve in one figure: loss and error, the gradient's signal-to-noise ratio and what it makes stochastic steps worth,
+items used, and resolution if there is one.
 
-Everything is drawn against loss-and-gradient evaluations per item, the unit in which Adam and a quasi-Newton method can
-be compared. Phases are shaded, the ends of phases are numbered, and the reasons stand below.
+The horizontal axis counts loss-and-gradient evaluations per item, the unit in which Adam and a quasi-Newton method can
+be compared. Phases are shaded. Their ends are numbered, and the reasons stand below.
 """
 
 import io
@@ -23,14 +24,14 @@ Record = dict[str, Any]
 
 SHADES = ("#dbe8f8", "#fdecd2", "#dff1df", "#f3e1f0", "#ececec")
 LOSS, ERROR, SNR, BATCH, SET, CRITICAL = "#1f4e8c", "#c2410c", "#7a2d8c", "#2f6f4f", "#111111", "#b08900"
-RESOLUTION = "#0f7a8a"
+RESOLUTION, WORTH, CEILING = "#0f7a8a", "#8a3b12", "#9a9a9a"
 MOST_POINTS = 4000
 REASON_WIDTH = 112
 
 
 @dataclass(frozen=True)
 class _Trace:
-    """The records of one stage, by kind; spans are (phase, first and last evaluations)."""
+    """The records of one stage, by kind. A span is (phase, first evaluations, last evaluations)."""
 
     steps: list[Record]
     noise: list[Record]
@@ -55,6 +56,7 @@ def optimisation_figure(source: "str | Path | Sequence[Record]") -> "Figure":
     sized = any(step.get("batch") for step in trace.steps)
     panels = [_draw_loss]
     panels += [_draw_noise] if trace.noise else []
+    panels += [_draw_worth] if any(record.get("worth") is not None for record in trace.noise) else []
     panels += [_draw_sizes] if sized else []
     panels += [_draw_resolution] if trace.resolutions else []
     heights = [HEIGHTS[panel.__name__] for panel in panels]
@@ -149,6 +151,23 @@ def _draw_noise(axes: "Axes", trace: _Trace) -> None:
     axes.set_ylabel("signal / noise")
 
 
+def _draw_worth(axes: "Axes", trace: _Trace) -> None:
+    """E, with what it must fall below for the default rule to hand over (`sciml.watching.worth`)."""
+    noise = trace.noise
+    at, batch, size = _column(noise, "evaluations"), _column(noise, "batch"), _column(trace.steps, "set")
+    value, low, high = (_column(noise, name) for name in ("worth", "worth_low", "worth_high"))
+    ceiling = np.interp(at, _column(trace.steps, "evaluations"), size) / batch
+    axes.fill_between(at, low, high, color=WORTH, alpha=0.2, lw=0)
+    axes.plot(at, value, color=WORTH, lw=1.4, label="worth E of a gradient's steps, 95 %")
+    axes.plot(at, ceiling, color=CEILING, lw=1.0, ls="--", label="if all were signal: N / B")
+    known = [switch["details"] for switch in trace.switches if "worth" in (switch.get("details") or {})]
+    enough = next((details["threshold"] for details in known if details.get("threshold")), None)
+    if enough:
+        axes.axhline(enough, color="#111111", lw=0.9, ls=":", label=f"A = {enough:g}: below it, hand over")
+    axes.set_ylim(0, 1.4 * max(np.nanmax(ceiling), enough or 0.0))  # room for the legend
+    axes.set_ylabel("full-batch steps")
+
+
 def _draw_sizes(axes: "Axes", trace: _Trace) -> None:
     at = _column(trace.steps, "evaluations")
     for name, color, style in (("batch", BATCH, "-"), ("set", SET, "--")):
@@ -171,7 +190,7 @@ def _draw_resolution(axes: "Axes", trace: _Trace) -> None:
     axes.set_ylabel("resolution (Å)")
 
 
-HEIGHTS = {"_draw_loss": 3.0, "_draw_noise": 1.7, "_draw_sizes": 1.4, "_draw_resolution": 1.4}
+HEIGHTS = {"_draw_loss": 3.0, "_draw_noise": 1.7, "_draw_worth": 1.7, "_draw_sizes": 1.4, "_draw_resolution": 1.4}
 """Of the panels, inches."""
 
 

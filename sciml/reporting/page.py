@@ -1,4 +1,4 @@
-"""The few pieces of HTML a report is made of: every text escaped, every figure inside the page, no script."""
+"""The pieces of HTML that a report is made of. All text is escaped, all figures lie in the page, there is no script."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +40,12 @@ pre { background: #f5f7f9; border: 1px solid var(--line); border-radius: .4rem; 
 
 
 def page(title: str, body: str) -> str:
-    """A whole document."""
+    """A whole HTML document.
+
+    Args:
+        title: plain text.
+        body: HTML.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -49,7 +54,7 @@ def page(title: str, body: str) -> str:
 
 
 def element(tag: str, text: str, **attributes: str) -> str:
-    """One element around plain text; `kind` is the class attribute."""
+    """One element around plain text. `kind` among the attributes becomes its class."""
     written = "".join(f' {"class" if name == "kind" else name}="{escape(value)}"' for name, value in attributes.items())
     return f"<{tag}{written}>{escape(text)}</{tag}>"
 
@@ -63,7 +68,7 @@ def figure(png: bytes, caption: str) -> str:
 
 
 def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
-    """Rows of plain values; numbers are shortened. With no head the first cell of each row is its title."""
+    """A table of plain values; numbers are shortened. Without a head, the first cell of each row is its title."""
     top = "<tr>" + "".join(element("th", name) for name in head) + "</tr>" if head else ""
     body = ""
     for row in rows:
@@ -81,7 +86,7 @@ def _cell(tag: str, content: str) -> str:
 
 
 def fold(title: str, content: str) -> str:
-    """Content that opens on a click; it needs no script."""
+    """Content that opens on a click."""
     return f"<details>{element('summary', title)}{content}</details>"
 
 
@@ -90,7 +95,7 @@ class Markup(str):
 
 
 def short(value: Any) -> str:
-    """A value as a person reads it: four figures, yes and no, lists by their members or their length."""
+    """A value as a person reads it: four figures, yes and no, the members of a list or how many it has."""
     if value is None:
         return "–"
     if isinstance(value, bool):

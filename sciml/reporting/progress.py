@@ -1,4 +1,4 @@
-"""One line that says how a solve is doing, on a terminal; nothing at all elsewhere."""
+"""One line on a terminal that shows how a solve is doing. Elsewhere nothing is printed."""
 
 import sys
 import time
@@ -16,8 +16,8 @@ class Progress:
         with Progress("rod, weak form") as progress:
             progress.update(phase="Adam", step=17, loss=loss, rate=812.0, left=4.2)
 
-    It draws at most ten times a second; in between, and when there is no terminal, an update costs about a microsecond.
-    The last line stays on the screen.
+    The line is drawn at most ten times a second. In between, and without a terminal, an update costs about a
+    microsecond. The last line stays on the screen.
     """
 
     def __init__(self, title: str, quiet: bool | None = None) -> None:
@@ -25,7 +25,7 @@ class Progress:
 
         Args:
             title: what is being solved.
-            quiet: True shows nothing; None is quiet when standard error is not a terminal, or another process leads.
+            quiet: whether to show nothing. None is quiet when standard error is no terminal or another process leads.
         """
         self.title = title
         self.quiet = not (distributed.leader() and sys.stderr.isatty()) if quiet is None else quiet
@@ -52,11 +52,11 @@ class Progress:
             self._live = None
 
     def update(self, **values: Any) -> None:
-        """Say what is new; what is not named, or None, stays as it was.
+        """Give new values. A value that is not named, or None, stays as it was.
 
         Args:
-            **values: `phase` (text), `step`, `loss`, `snr` (numbers, or scalar tensors: they are read only when the
-                line is drawn), `rate` (per second) and `unit` of what it counts ("steps"), `left` (seconds), `note`
+            **values: `phase` (text); `step`, `loss`, `snr` (numbers, or scalar tensors, which are read only when the
+                line is drawn); `rate` (per second) and the `unit` that it counts ("steps"); `left` (seconds); `note`
                 (text).
         """
         if self.quiet:

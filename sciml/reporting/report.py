@@ -43,10 +43,10 @@ __all__ = ["optimisation_figure", "render"]
 def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     """Write the page.
 
-    What a run lacks (it was killed early, it has no figures) is left out.
+    What a run lacks is left out: figures, or all that comes late in a run that was killed early.
 
     Args:
-        run_dirs: run directories in the order of the page. A folder that holds run directories stands for them, too.
+        run_dirs: run directories in the order of the page. A folder of run directories stands for all of them.
         out: the page; its folder is made if missing.
 
     Returns:
@@ -87,7 +87,7 @@ def _expand(directory: Path) -> list[Path]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """What a person calls each run: the words of its command before the flags, or else its folder."""
+    """A name for each run: its command up to the first flag, or else its folder."""
     names = []
     for run in runs:
         words = []
@@ -113,7 +113,7 @@ def _overview(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _run(run: Run) -> str:
-    """Everything about one run, the answer first."""
+    """All about one run, the answer first."""
     stages = {path.name: read_metrics(path / "metrics.jsonl") for path in run.stage_paths()}
     summary = run.summary
     parts = [_headline(summary), _findings(summary), _switch_sentences(summary, stages), _figures(run)]
@@ -141,7 +141,7 @@ def _findings(summary: dict[str, Any]) -> str:
 
 
 def _switch_sentences(summary: dict[str, Any], stages: dict[str, list[dict[str, Any]]]) -> str:
-    """In plain words, when each phase ended and why."""
+    """Sentences that tell when each phase ended and why."""
     found = [(name, record) for name, records in stages.items() for record in _of_kind(records, "switch")]
     if not found:
         found = [("", record) for record in summary.get("switch") or [] if isinstance(record, dict)]
@@ -263,5 +263,5 @@ def _label(key: str) -> str:
 
 
 def _state(value: Any) -> str:
-    """Names of results as words."""
+    """A value as the page shows it. Names of results lose their capitals."""
     return value.replace("_", " ").lower() if isinstance(value, str) and value.isupper() else short(value)

@@ -1,5 +1,7 @@
-"""Atomic checkpoints: tensors in safetensors, numbers as JSON in the same file's header, a hash over both; two are
-kept."""
+"""Atomic checkpoints: tensors in safetensors, numbers as JSON in the header of the same file, a hash over both.
+
+The newest two are kept.
+"""
 
 import hashlib
 import json
@@ -20,27 +22,27 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State of a solve: named tensors and a JSON-able tree of numbers."""
+    """The state of a solve.
+
+    Attributes:
+        tensors: named tensors.
+        numbers: a tree that JSON can hold. Floats keep every bit, integers may have any length.
+    """
 
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
-
-
-def _digest(tensors: dict[str, Tensor], text: str) -> str:
-    state = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        state.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return state.hexdigest()
 
 
 def write(folder: Path, number: int, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint atomically and delete all but the newest two.
 
     Args:
-        folder: the stage's folder of checkpoints.
-        number: increases from one checkpoint to the next; it is the file's name.
+        folder: where the checkpoints lie; it exists.
+        number: increases from one checkpoint to the next; it becomes the file's name.
+        checkpoint: the state.
+
+    Raises:
+        OSError: it cannot be written; the older ones stay.
     """
     path = folder / f"{number:012d}.safetensors"
     if not distributed.leader():
@@ -48,8 +50,7 @@ def write(folder: Path, number: int, checkpoint: Checkpoint) -> Path:
     tensors = {name: t.detach().cpu().contiguous().reshape(t.shape) for name, t in checkpoint.tensors.items()}
     # Python's JSON keeps every float64 bit; NaN and infinities are written in Python's own way and read back
     text = json.dumps(checkpoint.numbers)
-    metadata = {"numbers": text, "sha256": _digest(tensors, text)}
-    write_atomic(path, save(tensors, metadata=metadata))
+    write_atomic(path, save(tensors, metadata={"numbers": text, "sha256": _digest(tensors, text)}))
     for old in sorted(folder.glob("*.safetensors"))[:-KEEP]:
         old.unlink()
     return path
@@ -78,3 +79,12 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
             return checkpoint, damaged
         damaged.append(path)
     return None, damaged
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    state = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return state.hexdigest()

@@ -1,6 +1,6 @@
-"""Files that are never half-written, and JSON that is always valid: what every module uses to write.
+"""Files that are never half-written, and JSON that is always valid. Every module writes through these functions.
 
-Of several processes that share a run only the leader writes (`sciml.distributed`); in the others writing is nothing.
+Of several processes that share a run (`sciml.distributed`), only the leader writes. In others, writing does nothing.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from sciml.errors import InputError
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
-    """Write a whole file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+    """Write a whole file. A reader, also after a crash at any moment, sees the old content or the new, never a part.
 
     Args:
         path: the file; its folder must exist.
@@ -41,10 +41,10 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give the name of a temporary file beside `path`; on leaving without an error it takes the place of `path`.
+    """Give the name of a temporary file beside `path`, which takes the place of `path` when the block ends.
 
     For writers that want a file name (`mrcfile`, `Figure.savefig`). The temporary name keeps the suffix, which some of
-    them look at. The file must exist on leaving; on an error it is removed and `path` stays as it was.
+    them look at. The file must exist when the block ends. After an error it is removed, and `path` stays as it was.
 
     Raises:
         OSError: the folder is missing, full or read-only.
@@ -65,7 +65,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder and those above it, where they are missing.
+    """Make a folder, and those above it that are missing.
 
     Raises:
         OSError: it cannot be made.

@@ -1,4 +1,4 @@
-"""With what, where and when a run was made."""
+"""With which versions, where and when a run was made."""
 
 import importlib.metadata
 import os
@@ -13,7 +13,7 @@ from sciml import distributed
 
 
 def provenance() -> dict[str, Any]:
-    """With what, where and when: versions, source commit, machine, thread settings, folder and local time."""
+    """Versions, source commit, machine, thread settings, folder and local time."""
     torch = sys.modules.get("torch")  # asking for its threads must not cost importing it
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

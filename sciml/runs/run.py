@@ -1,7 +1,7 @@
-"""The run directory: what decides the result, what happened, and where every file of a run lies.
+"""The run directory: what decides the result, what happened, and where each file of a run lies.
 
-DIR/experiment.json    everything that decides the result: the command and its options
-DIR/provenance.json    versions, commit, machine and threads; one more record for each time it was resumed
+DIR/experiment.json    what decides the result: the command and its options
+DIR/provenance.json    versions, commit, machine and threads, and one more record for each time the run was resumed
 DIR/summary.json       the numbers of the finished run (the object that `--json` prints)
 DIR/figures/NAME.png   with an optional caption in NAME.txt
 DIR/report.html        one page
@@ -31,7 +31,7 @@ class CommandLine:
 
     Attributes:
         words: what was typed after `sciml`, e.g. `("rod", "solve", "--form", "weak")`.
-        run: the folder of the first run it made; None before.
+        run: the folder of the first run that it made; None before.
     """
 
     words: tuple[str, ...]
@@ -39,11 +39,11 @@ class CommandLine:
 
 
 served: ContextVar[CommandLine | None] = ContextVar("served", default=None)
-"""The command line now being served, if any. `sciml.command_line.main` sets it and `Run.create` records it, so that a
-command can be repeated by `sciml resume` although the code that makes the run never saw its arguments."""
+"""The command line being served, if any. `sciml.command_line.main` sets it and `Run.create` records it. So
+`sciml resume` can repeat a command, although the code that makes the run never saw its arguments."""
 
 PRESENTATION = frozenset({"out", "json", "overwrite", "quiet"})
-"""Options that change where and how the result is shown, never the result."""
+"""Options that change where and how the result is shown, but not the result."""
 
 
 class Run:
@@ -51,8 +51,8 @@ class Run:
 
     Attributes:
         path: the folder.
-        experiment: what decides the result: `command` (words) and `options` (name -> value).
-        resumed: True when the folder already held this very experiment.
+        experiment: what decides the result: `command` (a list of words) and `options` (name -> value).
+        resumed: whether the folder already held this very experiment.
     """
 
     def __init__(self, path: Path, experiment: Mapping[str, Any], resumed: bool) -> None:
@@ -73,9 +73,9 @@ class Run:
 
         Args:
             directory: the folder; it is made if missing.
-            command: the words after `sciml`. While the command line is being served its own words are recorded instead,
-                because `sciml resume` must be able to repeat them.
-            options: what decides the result: a mapping or a dataclass (paths, enums and numbers are fine).
+            command: what to type after `sciml`. While a command line is being served, what was typed is recorded
+                instead, because `sciml resume` must be able to repeat it.
+            options: what decides the result: a mapping or a dataclass. Paths, enums and numbers are fine.
             overwrite: remove the outputs of an earlier run in this folder, whatever it was.
 
         Raises:
@@ -111,18 +111,18 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True once a summary is written that does not say INTERRUPTED."""
+        """Whether a summary is written that does not say INTERRUPTED."""
         summary = self.summary
         return bool(summary) and summary.get("result") != "INTERRUPTED"
 
     @property
     def command(self) -> list[str]:
-        """The recorded words after `sciml`."""
+        """What was typed after `sciml`."""
         return [str(word) for word in self.experiment["command"]]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The numbers of a finished run; empty before.
+        """The numbers of a finished run; empty while it goes on.
 
         Raises:
             InputError: summary.json is not JSON.
@@ -201,7 +201,7 @@ def _created(stage: Path) -> float:
 
 
 def _differences(old: Any, new: Mapping[str, Any]) -> str:
-    """In words, what distinguishes two experiments; empty when they are the same."""
+    """A sentence that tells two experiments apart; empty when they are the same."""
     if not isinstance(old, dict):
         return "its experiment.json is not an object"
     before, after = _options(old), _options(new)
@@ -221,7 +221,7 @@ def _options(experiment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(experiment: Mapping[str, Any]) -> list[str]:
-    """The words that name the command: those before the first flag, less those that options repeat (positional ones).
+    """The command up to its first flag, without positional options.
 
     Flags are compared through the options, where their order and spelling no longer matter.
     """

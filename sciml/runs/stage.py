@@ -1,4 +1,4 @@
-"""One solve inside a run: its metrics as JSON lines, and the folder of its checkpoints."""
+"""One solve inside a run: its metrics, one JSON object a line, and the folder of its checkpoints."""
 
 import json
 import os
@@ -18,13 +18,13 @@ BUFFERED_SECONDS = 2.0
 class Stage:
     """The folder of one solve inside a run: its metrics and its checkpoints.
 
+    Of several processes that share a run only the leader writes; the others read.
+
     Attributes:
         name: the stage's name, a plain folder name.
         path: the folder.
         metrics: metrics.jsonl, one JSON object a line.
         checkpoints: the folder of checkpoints; it exists.
-
-    Of several processes that share a run only the leader writes; the others read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,13 +39,13 @@ class Stage:
         self._flushed = time.monotonic()
 
     def append_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Queue records; they reach the file every few seconds, every few hundred records, and on `flush`."""
+        """Queue records. They reach the file every few seconds, every few hundred records, and on `flush`."""
         self._lines.extend(to_json(record) + "\n" for record in records)
         if len(self._lines) >= BUFFERED_RECORDS or time.monotonic() - self._flushed > BUFFERED_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is queued.
+        """Write the queued records.
 
         Raises:
             OSError: the disk is full or the folder is gone; the records stay queued.
@@ -57,12 +57,12 @@ class Stage:
         self._flushed = time.monotonic()
 
     def metrics_offset(self) -> int:
-        """Bytes of metrics so far (queued records are written first): what a checkpoint stores."""
+        """Bytes of metrics so far, for a checkpoint. Queued records are written first."""
         self.flush()
         return self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def truncate_metrics(self, offset: int) -> None:
-        """Forget every record after `offset` bytes: what a resumed solve does, so that no step is recorded twice.
+        """Forget every record after `offset` bytes. A resumed solve does so, lest a step be recorded twice.
 
         Raises:
             InputError: the file is shorter than `offset`, so it is not the one that the checkpoint belongs to.
@@ -79,7 +79,7 @@ class Stage:
             os.truncate(self.metrics, offset)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All records on disk. A last line cut short by a crash is left out; a broken line elsewhere is an error.
+        """All records. A last line cut short by a crash is left out; a broken line elsewhere is an error.
 
         Raises:
             InputError: a line that is not JSON; the message names file and line.

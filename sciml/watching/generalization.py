@@ -1,23 +1,23 @@
-"""Whether what is gained on the fixed set is gained beside it too: over-fitting and exhaustion of a stream's set."""
+"""Whether gains on the fixed set are gains beside it too: over-fitting and exhaustion of the set of a stream."""
 
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 WINDOW = 3
-"""Looks over which gains are compared."""
+"""The number of looks over which gains are compared."""
 GAIN = 0.02
-"""Relative fall of the loss beside the set, over the window, that counts as a gain; that many for each factor of two
-between the loss beside the set and that on it, since the more they differ, the more a better set promises."""
+"""Relative fall of the loss beside the set, over the window, that counts as a gain. It is multiplied by the number of
+factors of two between the loss beside the set and that on it: the more they differ, the more a better set promises."""
 OVERFIT = 2.0
-"""Loss beside the set over loss on it, from which a set that no longer brings gains is over-fitted."""
+"""Ratio of the loss beside the set to that on it, above which a set that brings no more gains is over-fitted."""
 GAP = 0.05
-"""Relative gap of these losses below which a plateau is not the set's fault."""
+"""Relative gap between these losses, below which the set is not to blame for a plateau."""
 
 
 @dataclass
 class Generalization:
-    """Losses on the set and beside it, on the same items at every look, since the set last changed.
+    """Losses on the set and beside it, since the set last changed. Every look sees the same items.
 
     Attributes:
         looks: [loss on the set, loss beside it], oldest first.
@@ -26,13 +26,20 @@ class Generalization:
     looks: list[list[float]] = field(default_factory=list)
 
     def look(self, loss: float, beside: float) -> None:
-        """Note one look."""
+        """Note the losses at one look.
+
+        Args:
+            loss: on the set.
+            beside: on the items beside it.
+        """
         self.looks = [*self.looks[-WINDOW:], [loss, beside]]
 
     @property
     def verdict(self) -> str | None:
-        """What the window says: "over-fitted" (gains on the set are not gained beside it, and the losses differ by a
-        factor), "stalled" (no gain beside the set, and the losses differ a little: noise may be the limit), or None.
+        """The verdict over the window.
+
+        "over-fitted": gains on the set are no gains beside it, and the losses differ by a factor. "stalled": there is
+        no gain beside the set, and the losses differ a little, so noise may be the limit. None: neither.
         """
         if len(self.looks) <= WINDOW:
             return None

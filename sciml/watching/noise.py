@@ -26,13 +26,16 @@ from torch import Tensor
 
 from sciml.errors import InputError
 
+WINDOW = 20
+"""Measurements that an estimate rests on: intervals whose coverage is close to nominal."""
+
 Metric = Callable[[Tensor], Tensor] | Tensor | None
 """A diagonal (tensor of shape (n,)), an operator on flat vectors, or None for the identity. Fixed before the batch is
 seen."""
 
 
 def energy(vector: Tensor, metric: Metric = None) -> Tensor:
-    """x' M x accumulated in float64, a scalar tensor on the vector's device."""
+    """The energy x' M x, accumulated in float64: a scalar tensor on the vector's device."""
     if metric is None:
         image = vector
     elif isinstance(metric, Tensor):
@@ -46,7 +49,15 @@ def energy(vector: Tensor, metric: Metric = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One step's statistic: P, Q of K micro-batches, the batch they add up to, and the finite-population factor."""
+    """The statistic of one step.
+
+    Attributes:
+        mean_energy: P.
+        micro_energy: Q.
+        micro_batches: K.
+        batch: items in all K micro-batches together.
+        phi: the finite-population factor.
+    """
 
     mean_energy: float
     micro_energy: float
@@ -67,15 +78,19 @@ class Measurement:
 
 @dataclass(frozen=True)
 class NoiseEstimate:
-    """What the window says, for gradients of `batch` items.
+    """The estimate over the window, for gradients of `batch` items.
 
     Attributes:
-        snr: signal energy over noise energy of the batch gradient; None where it is not defined (the batch is the
-            population). low, high: confidence interval of `snr`; None with fewer than two measurements.
-            critical_batch: batch at which snr would be 1 in an endless stream, tr(Sigma) / ||grad F||^2; None if the
-            signal's estimate is not positive (then the batch is below what the window can resolve).
-        signal, noise: window means of S and of tr(M Sigma) / batch.
-        batch: items per gradient. measurements: how many steps are in the window.
+        snr: signal energy over noise energy of the batch gradient. None where it is not defined: the batch is the
+            population.
+        low: lower end of the confidence interval of `snr`; None with fewer than two measurements.
+        high: upper end of it.
+        critical_batch: the batch at which snr would be 1 in an endless stream, tr(Sigma) / ||grad F||^2. None if the
+            estimate of the signal is not positive: the window cannot resolve it.
+        signal: window mean of S.
+        noise: window mean of tr(M Sigma) / batch.
+        batch: items per gradient.
+        measurements: steps in the window.
     """
 
     snr: float | None
@@ -92,11 +107,11 @@ class GradientNoise:
     """A window of measurements and the estimate over it.
 
     Args:
-        window: measurements kept; 20 gives intervals whose coverage is close to nominal.
+        window: measurements kept; with 20, the coverage of the intervals is close to nominal.
         confidence: two-sided level of the interval.
     """
 
-    def __init__(self, window: int = 20, confidence: float = 0.95) -> None:
+    def __init__(self, window: int = WINDOW, confidence: float = 0.95) -> None:
         if window < 1 or not 0 < confidence < 1:
             raise InputError(f"window={window}, confidence={confidence}: need window >= 1 and 0 < confidence < 1")
         self.confidence = confidence
@@ -130,8 +145,7 @@ class GradientNoise:
         return measurement
 
     def estimate(self) -> NoiseEstimate | None:
-        """The window's signal-to-noise ratio at the latest batch size, with its interval; None if nothing was
-        measured."""
+        """The estimate over the window at the latest batch size; None if nothing was measured."""
         if not self.measurements:
             return None
         last = self.measurements[-1]
@@ -159,7 +173,7 @@ class GradientNoise:
         return t * math.sqrt(variance / count) / mean_noise
 
     def reset(self) -> None:
-        """Forget the window (the batches or the metric changed their meaning)."""
+        """Forget the window: the batches or the metric have changed their meaning."""
         self.measurements.clear()
 
     def state(self) -> list[list[float]]:
@@ -167,7 +181,7 @@ class GradientNoise:
         return [[m.mean_energy, m.micro_energy, m.micro_batches, m.batch, m.phi] for m in self.measurements]
 
     def restore(self, state: list[list[float]]) -> None:
-        """Take back what `state` gave."""
+        """Go back to the window that `state` gave."""
         self.measurements.clear()
         for p, q, parts, batch, phi in state:
             self.measurements.append(Measurement(float(p), float(q), int(parts), int(batch), float(phi)))

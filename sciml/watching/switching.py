@@ -1,11 +1,12 @@
 """When a stochastic phase hands over to the finisher, how large its batch must be, and why.
 
-`AutoSwitch` is the default. Cost is counted in gradients over the fixed set (line-search calls included); a
-stochastic step costs batch / set. The decision is Adam's own rate of progress per unit of that cost, within a limit;
-the gradient's signal-to-noise ratio decides how large the batch must be. The fixed set is handed over as it is: the
-finisher enlarges or renews it once it has proved exhausted (`sciml.loop.deterministic`). `SnrSwitch` is the literal
-rule (SNR below a threshold, on a plateau); `FixedSwitch` a step number. Every rule answers with a sentence and the
-numbers behind it.
+Cost is counted in gradients over the fixed set (line-search calls included); a stochastic step costs batch / set.
+
+`AutoSwitch`, the default, asks what the next gradient's worth of stochastic steps would do, and answers by the
+gradient's signal-to-noise ratio (`worth`). `ProgressSwitch` asks what the last ones did: it fits the rate at which the
+loss falls. `SnrSwitch` is the literal rule (SNR below a threshold, on a plateau), `FixedSwitch` a step number. Every
+rule answers with a sentence and the numbers behind it, and says how large the next batches shall be. The fixed set is
+handed over as it is: the finisher enlarges or renews it once it has proved exhausted (`sciml.loop.deterministic`).
 """
 
 import math
@@ -14,7 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sciml.errors import InputError
-from sciml.watching.noise import NoiseEstimate
+from sciml.watching.batch_size import grown_batch
+from sciml.watching.noise import WINDOW, NoiseEstimate
+from sciml.watching.worth import Worth, worth
+
+_NEARLY = 1 - 1e-9
+"""A sum of many small costs falls short of what it should be by so little at most."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,17 @@ class Decision:
 
 
 class SwitchRule(ABC):
-    """Watches a stochastic phase. `observe` sees every step; `decide` is asked between blocks of steps.
+    """Watches a stochastic phase. `observe` sees every step; `decide` is asked between blocks of steps, then
+    `next_batch` if the phase goes on and `solve` may choose its batch.
 
     Attributes:
-        ends_the_last: whether the rule also ends a stochastic phase that no other follows; the solve has then converged.
+        ends_the_last: whether the rule also ends a stochastic phase that no other follows; the solve then converged.
+        averaging: how many times the SNR of the update rule's direction is that of one gradient
+            (`FirstOrder.averaging`); whoever runs the phase sets it.
     """
 
     ends_the_last = False
+    averaging: float = 1.0
 
     def limit(self, step: int) -> int | None:
         """Steps that may be taken before `decide` must be asked again; None for any."""
@@ -66,7 +76,120 @@ class SwitchRule(ABC):
         """Take back what `state` gave."""
 
 
-class AutoSwitch(SwitchRule):
+class _Watchful(SwitchRule):
+    """What the rules share that look when the cost passes first * growth^j: the cost spent, and a batch that grows at a
+    look.
+
+    Attributes:
+        steps: taken.
+        spent: their cost.
+        target: cost of the next look.
+        gain: steps at the present batch that a gradient of the fixed set buys, N / B.
+        looked: whether `decide` has just looked.
+    """
+
+    def __init__(self, first: float, growth: float) -> None:
+        self.first, self.growth = first, growth
+        self.steps, self.spent, self.target = 0, 0.0, first
+        self.gain = math.inf
+        self.looked = False
+
+    def observe(self, cost: float, loss: float) -> None:
+        """Add up the cost."""
+        self.steps += 1
+        self.spent += cost
+        self.gain = 1 / cost
+
+    def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float) -> int:
+        """`grown_batch`, after a look."""
+        return grown_batch(batch, fixed_set, noise, averaging) if self.looked else batch
+
+    def _due(self, at_once: bool) -> bool:
+        """Whether to look now, because it is time or at once; sets the time of the next look."""
+        self.looked = at_once or self.spent >= self.target
+        while self.looked and self.target * _NEARLY <= self.spent:
+            self.target *= self.growth
+        return self.looked
+
+    def state(self) -> dict[str, Any]:
+        """Everything."""
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Everything back."""
+        vars(self).update(state)
+
+
+class AutoSwitch(_Watchful):
+    """Hand over once a gradient's worth of stochastic steps is worth less than `enough` full-batch steps, but not
+    before `least` gradients of the fixed set are spent, and at the latest when `most` are.
+
+    What is compared is E (`worth`) with a constant, because a quasi-Newton step, too, costs a gradient or a little
+    more, and is worth some tens of first-order steps whatever the problem. E falls below it for two reasons, and they
+    are the two reasons to hand over:
+
+    * *Curvature is the limit.* Where a gradient buys only a few steps (small sets), E is below `enough` however clean
+      the gradient is, and a quasi-Newton method makes better use of it.
+    * *Noise is the limit.* Where a gradient buys a hundred steps or more (large sets), E is large as long as the
+      direction is mostly signal, and falls as noise drowns it. A batch that grows with the noise (`grown_batch`) lowers
+      N / B and so E's ceiling.
+
+    The point estimate decides, at looks that are a factor of `growth` in cost apart and with a full window of
+    measurements: to be early and to be late cost about alike, so even odds are enough; the sentence says whether the
+    whole 95 % interval of E lies below `enough` or only its middle. Without a full window nothing but the ceiling N / B
+    is known, and it decides if it is low enough. Where E stays large, or cannot be told (few unknowns make wide
+    intervals), `most` ends the wait: a small part of what a finisher costs, whereas Adam without limit is not. `least`
+    lets a network leave its start, whose few first steps are the cheapest of all.
+
+    Args:
+        enough: A, full-batch steps.
+        least: gradients of the fixed set spent before any hand-over.
+        most: gradients of the fixed set spent at the latest; infinite for no limit.
+        first: cost of the first look.
+        growth: from one look's cost to the next.
+    """
+
+    def __init__(
+        self,
+        enough: float = 30.0,
+        least: float = 8.0,
+        most: float = 16.0,
+        first: float = 4.0,
+        growth: float = math.sqrt(2.0),
+    ) -> None:
+        super().__init__(first, growth)
+        self.enough, self.least, self.most = enough, least, most
+
+    def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
+        """Look at the worth of the next steps, if a look is due."""
+        over = self.spent >= self.most * _NEARLY
+        due = self._due(over or self.spent >= self.target * _NEARLY)
+        if not due or self.spent < self.least * _NEARLY:
+            return None
+        now = self.worth(noise)
+        if now.high < self.enough:
+            verdict = f"surely fewer than the {self.enough:g} that a step of the finisher is taken to be worth"
+        elif now.value is not None and now.value < self.enough:
+            verdict = f"probably fewer than the {self.enough:g} that a step of the finisher is taken to be worth"
+        elif over:
+            verdict = f"not fewer than {self.enough:g} for all that is known, but {self.most:g} gradients are the limit"
+        else:
+            return None
+        spent = f"{self.spent:.3g} gradients of the fixed set are spent, on {self.steps} steps"
+        return Decision(f"{spent}; {now}: {verdict}", self.numbers(now))
+
+    def worth(self, noise: NoiseEstimate | None) -> Worth:
+        """Of the next gradient of the fixed set, at the present batch. A window that is not full yet counts as nothing
+        known."""
+        known = noise if noise is None or noise.snr is None or noise.measurements >= WINDOW else None
+        return worth(known, self.gain, self.averaging)
+
+    def numbers(self, now: Worth) -> dict[str, Any]:
+        """For the record of a decision."""
+        return now.numbers() | {"threshold": self.enough, "spent": self.spent, "limit": self.most}
+
+
+class ProgressSwitch(_Watchful):
     """Switch once the loss surely falls by less than `rate` (in its logarithm) per fixed-set gradient, and at the
     latest when `at_most` such gradients are spent, or as many as a gradient buys steps, if these are fewer.
 
@@ -87,17 +210,15 @@ class AutoSwitch(SwitchRule):
     def __init__(
         self, rate: float = 0.02, at_most: float = 24.0, first: float = 4.0, growth: float = math.sqrt(2.0)
     ) -> None:
-        self.rate, self.at_most, self.first, self.growth = rate, at_most, first, growth
-        self.steps, self.spent, self.target = 0, 0.0, first
+        super().__init__(first, growth)
+        self.rate, self.at_most = rate, at_most
         self.costs: list[float] = []
         self.losses: list[float] = []
         self.highest, self.lowest = -math.inf, math.inf
-        self.looked = False
 
     def observe(self, cost: float, loss: float) -> None:
         """Accumulate."""
-        self.steps += 1
-        self.spent += cost
+        super().observe(cost, loss)
         self.costs.append(self.spent)
         self.losses.append(loss)
         self.highest, self.lowest = max(self.highest, loss), min(self.lowest, loss)
@@ -107,12 +228,9 @@ class AutoSwitch(SwitchRule):
         limit = self.at_most
         if self.spent and math.isfinite(limit):  # infinite: none is wanted
             limit = min(limit, max(self.steps / self.spent, self.first))
-        full = self.spent >= limit * (1 - 1e-9)  # a sum of many small costs
-        self.looked = full or self.spent >= self.target
-        if not self.looked:
+        full = self.spent >= limit * _NEARLY
+        if not self._due(full):
             return None
-        while self.target <= self.spent:
-            self.target *= self.growth
         start = min(next(i for i, c in enumerate(self.costs) if c >= 0.75 * self.spent), max(0, len(self.costs) - 40))
         self.costs, self.losses = self.costs[start:], self.losses[start:]
         known = len(self.losses) >= 40
@@ -133,10 +251,6 @@ class AutoSwitch(SwitchRule):
             numbers,
         )
 
-    def next_batch(self, batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float) -> int:
-        """`grown_batch`, where the rate was looked at."""
-        return grown_batch(batch, fixed_set, noise, averaging) if self.looked else batch
-
     def _rate(self) -> tuple[float, float]:
         """Slope of -log(loss), or of the relative decrease, per unit of cost, and its standard error, from 8 bins."""
         bins = 8
@@ -151,14 +265,6 @@ class AutoSwitch(SwitchRule):
             tuple(math.fsum(column) / len(group) for column in zip(*group, strict=True)) for group in groups if group
         ]
         return _line(points)
-
-    def state(self) -> dict[str, Any]:
-        """Everything."""
-        return dict(vars(self))
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Everything back."""
-        vars(self).update(state)
 
 
 def _line(points: list[Any]) -> tuple[float, float]:
@@ -244,31 +350,20 @@ class FixedSwitch(SwitchRule):
         """Nothing."""
 
 
+RULES: dict[str, type[SwitchRule]] = {"auto": AutoSwitch, "progress": ProgressSwitch, "snr": SnrSwitch}
+"""By the name that `solve` knows them by."""
+
+
 def rule_for(switch: object) -> SwitchRule:
-    """The rule behind `solve(switch=...)`: "auto", "snr", a step number, or a rule of one's own.
+    """The rule behind `solve(switch=...)`: "auto", "progress", "snr", a step number, or a rule of one's own.
 
     Raises:
         InputError: anything else.
     """
     if isinstance(switch, SwitchRule):
         return switch
-    if switch == "auto":
-        return AutoSwitch()
-    if switch == "snr":
-        return SnrSwitch()
+    if isinstance(switch, str) and switch in RULES:
+        return RULES[switch]()
     if isinstance(switch, int) and not isinstance(switch, bool):
         return FixedSwitch(switch)
-    raise InputError(f"switch={switch!r}: allowed are 'auto', 'snr', a step number, or a SwitchRule")
-
-
-def grown_batch(batch: int, fixed_set: int, noise: NoiseEstimate | None, averaging: float = 1.0) -> int:
-    """Twice the batch when noise drowns the direction (upper bound of its SNR below 1) and the set allows, else the
-    batch.
-
-    Args:
-        batch, fixed_set: items. noise: of the batch's gradient.
-        averaging: how many times the SNR of the direction is that of the gradient; (1 + b) / (1 - b) for an average
-            over steps with factor b. An SNR below 1 in single batches is the normal state of a method that averages.
-    """
-    high = None if noise is None or noise.measurements < 20 else noise.high
-    return 2 * batch if high is not None and high * averaging < 1 and 2 * batch <= fixed_set // 4 else batch
+    raise InputError(f"switch={switch!r}: allowed are 'auto', 'progress', 'snr', a step number, or a SwitchRule")

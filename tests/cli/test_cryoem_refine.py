@@ -181,6 +181,7 @@ def test_the_plan_is_printed_and_nothing_written(
     assert not out.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Data array contains NaN values:RuntimeWarning")  # mrcfile's, on writing the input
 @pytest.mark.parametrize(
     ("name", "message"),
     [

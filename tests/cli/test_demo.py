@@ -75,8 +75,6 @@ def test_finished_parts_are_kept_unless_overwritten(small_parts: Callable[..., N
 
 
 def test_the_parts_are_commands_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sciml.command_line.commands import DemoOptions
-
-    for part in demo.parts(DemoOptions(out=tmp_path)):
+    for part in demo.parts(demo.Options(out=tmp_path)):
         assert cli.main([*part.words, "--out", str(tmp_path / part.name), "--help"]) == 0, part
     assert capsys.readouterr().err == ""

@@ -60,12 +60,14 @@ def test_help_is_quick_and_does_not_load_torch() -> None:
         assert "torch" not in sys.modules
         """)
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
-    seconds = []
+    # beside an import of torch, so that a slow or busy machine does not matter: measured a sixteenth of it
+    spent: dict[str, list[float]] = {"help": [], "torch": []}
     for _ in range(3):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "sciml", "--help"], check=True, capture_output=True, timeout=60)
-        seconds.append(time.perf_counter() - begin)
-    assert min(seconds) < 0.5
+        for name, words in (("help", ["-m", "sciml", "--help"]), ("torch", ["-c", "import torch"])):
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, capture_output=True, timeout=60)
+            spent[name].append(time.perf_counter() - begin)
+    assert min(spent["help"]) < 0.25 * min(spent["torch"]), spent
 
 
 def test_no_word_is_wrong_usage(sciml: Line) -> None:
@@ -76,7 +78,7 @@ def test_no_word_is_wrong_usage(sciml: Line) -> None:
     ("words", "message"),
     [
         (["slove"], "Did you mean solve?"),
-        (["xyzzy"], "The words are: demo, solve"),
+        (["xyzzy"], "The commands are: demo, solve"),
         (["rod", "slove"], "Did you mean solve?"),
         (["resume", "missing"], "missing: no such folder"),
         (["resume", "."], "not a run directory"),

@@ -47,6 +47,7 @@ def test_a_smooth_network_cannot_hold_two_materials_and_the_check_says_so() -> N
     assert solution.values["held_out_balance"] > 1e-2
 
 
+@pytest.mark.rounding
 def test_a_short_solve_makes_progress() -> None:
     problem = CASES["smooth"].form("weak")
     model: nn.Module = problem.network((12, 12))

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciml.optim.lbfgs import CompactLBFGS
-from sciml.optim.line_search import Ending, Trial, Wolfe, search
-from sciml.optim.quasi_newton import QuasiNewton, Status
+from sciml.optim.line_search import SearchEnding, Trial, Wolfe, search
+from sciml.optim.method import Status
+from sciml.optim.quasi_newton import QuasiNewton
 from sciml.optim.self_scaled import DenseSelfScaled, broyden_scaling
 from sciml.watching.noise import GradientNoise
 
@@ -29,7 +30,7 @@ def test_line_search_on_random_quartics(a, b, c, first, scale):
 
     rules = Wolfe(max_evaluations=60)
     found = search(trial, trial(0.0), first, rules)
-    assert found.ending in (Ending.WOLFE, Ending.APPROXIMATE)
+    assert found.ending in (SearchEnding.WOLFE, SearchEnding.APPROXIMATE)
     assert found.trial is not None
     assert abs(found.trial.slope) <= rules.c2 * scale
     assert found.trial.value <= rules.c1 * found.trial.step * -scale + 1e-12 * scale

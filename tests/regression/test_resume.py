@@ -16,7 +16,7 @@ from sciml.runs import checkpoint
 
 SCRIPT = """
 import sys, math, torch, sciml
-from sciml import deterministic, snapshots
+from sciml.loop import deterministic, snapshots
 from sciml.optim import Average, Clip, Quantize
 from sciml.schedules import CosineRestarts
 torch.set_num_threads(1)
@@ -101,7 +101,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kind):
         kills += kill_after(process, tmp_path / "killed", checkpoints, chance.uniform(0, 0.1))
         held, _ = checkpoint.newest(tmp_path / "killed/stages/solve/checkpoints")
         if held is not None and "fixed.items.0" in held.tensors:
-            other_sets.append(held.numbers["runner"]["step"])
+            other_sets.append(held.numbers["runner"]["state"]["step"])
     final = start(tmp_path / "killed", kind)
     assert final.wait() == 0
     assert kills == 4

@@ -2,7 +2,7 @@
 
 import importlib
 
-from sciml.command_line.main import dispatch
+from sciml.command_line.console import dispatch
 
 WORDS = ("check", "fsc", "simulate", "reconstruct", "abinitio", "refine", "postprocess")
 """Each is a module here, with `Options` and `run`."""

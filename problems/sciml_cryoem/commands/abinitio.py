@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sciml.runs.run import Run
     from sciml.runs.stage import Stage
-    from sciml_cryoem.figures.search import Moment
+    from sciml_cryoem.figures.search import MapSnapshot
     from sciml_cryoem.files.particle_set import Particles
     from sciml_cryoem.files.table import Table
     from sciml_cryoem.initial_model.start_map import StartMap
@@ -56,7 +56,7 @@ def run(options: Options) -> int:
         OSError: an output cannot be written.
         KeyboardInterrupt: the user stopped it; the same command goes on.
     """
-    from sciml.command_line.main import DONE, conclude
+    from sciml.command_line.console import DONE, conclude
     from sciml.runs.run import Run
     from sciml_cryoem.commands.parts import image_progress, peak_rss_mb, undone_if_refused
     from sciml_cryoem.initial_model.start_map import abinitio
@@ -71,7 +71,7 @@ def run(options: Options) -> int:
         return DONE
     run_folder = Run.create(options.out, command=["cryoem", "abinitio"], options=options, overwrite=options.overwrite)
     with undone_if_refused(run_folder), image_progress("images", len(particles)) as watch:
-        emerging = Emerging(run_folder.stage("abinitio"), particles)
+        emerging = EmergingMaps(run_folder.stage("abinitio"), particles)
         found = abinitio(particles, engine, run_folder, watch, emerging.keep)
     distributed.followers_leave()
     if options.flip_hand:
@@ -133,7 +133,7 @@ def _engine_options(options: Options, particles: "Particles") -> Any:
     from sciml_cryoem.initial_model import start_map
 
     device = chosen_device(options.device, gpu_pays=len(particles) >= PAYS)
-    return start_map.Options(
+    return start_map.AbInitioOptions(
         seed=options.seed,
         starts=options.starts,
         classes=options.classes,
@@ -143,7 +143,7 @@ def _engine_options(options: Options, particles: "Particles") -> Any:
     )
 
 
-class Emerging:
+class EmergingMaps:
     """The maps of the first class as they emerge, kept beside the metrics so that a resumed run still has them all."""
 
     def __init__(self, stage: "Stage", particles: "Particles") -> None:
@@ -170,13 +170,13 @@ class Emerging:
         file = self.folder / "moments.json"
         return read_json(file) if file.exists() else {}
 
-    def moments(self) -> "list[Moment]":
+    def moments(self) -> "list[MapSnapshot]":
         """All of them, in their order."""
-        from sciml_cryoem.figures.search import Moment
+        from sciml_cryoem.figures.search import MapSnapshot
         from sciml_cryoem.files.mrc import read_volume
 
         return [
-            Moment(moment, read_volume(self.folder / kept["file"]).array, kept["resolution"])
+            MapSnapshot(moment, read_volume(self.folder / kept["file"]).array, kept["resolution"])
             for moment, kept in self._known().items()
         ]
 
@@ -256,7 +256,7 @@ def _draw(
     particles: "Particles",
     found: "StartMap",
     views: "OrientationDiagnostics",
-    moments: "list[Moment]",
+    moments: "list[MapSnapshot]",
 ) -> None:
     from sciml_cryoem.figures.maps import draw_slices
     from sciml_cryoem.figures.search import draw_emergence
@@ -307,7 +307,7 @@ def _findings(
 
 
 def _say_all(sentences: list[str]) -> None:
-    from sciml.command_line.main import say
+    from sciml.command_line.console import say
 
     for sentence in sentences:
         say(f"abinitio: {sentence}")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from sciml.command_line.main import BAD_INPUT, DONE, print_json, say
+from sciml.command_line.console import BAD_INPUT, DONE, print_json, say
 
 Device = Literal["auto", "cpu", "cuda"]
 

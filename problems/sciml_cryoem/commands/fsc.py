@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from sciml.command_line.main import DONE, print_json
+from sciml.command_line.console import DONE, print_json
 from sciml.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import tyro
 if TYPE_CHECKING:
     from sciml_cryoem.files.particle_set import Particles
     from sciml_cryoem.files.particles import Need
-    from sciml_cryoem.reconstruction.accumulation import Settings
+    from sciml_cryoem.reconstruction.images import ImageSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +55,16 @@ class ImageOptions:
         check_diameter(self.diameter, particles)
         return replace(particles, inverted=self.invert_contrast)
 
-    def settings(self, device: str, **more: Any) -> "Settings":
+    def settings(self, device: str, **more: Any) -> "ImageSettings":
         """The same in the terms of the engine.
 
         Args:
             device: the one chosen (`parts.chosen_device`).
-            more: further fields of `Settings`.
+            more: further fields of `ImageSettings`.
         """
-        from sciml_cryoem.reconstruction.accumulation import Settings
+        from sciml_cryoem.reconstruction.images import ImageSettings
 
-        return Settings(
-            seed=self.seed,
+        return ImageSettings(
             device=device,
             use_ctf=self.ctf,
             diameter=self.diameter,

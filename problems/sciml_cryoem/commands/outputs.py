@@ -33,7 +33,7 @@ def write_outputs(folder: Path, particles: Particles, result: Reconstruction, sp
     if result.prior.mask is not None:
         maps["mask"] = ("mask.mrc", result.prior.mask)
     written = {name: write_volume(folder / file, volume, pixel_size) for name, (file, volume) in maps.items()}
-    written["data"] = write_star(folder / "run_data.star", data_tables(particles, result.accumulated.halves))
+    written["data"] = write_star(folder / "run_data.star", data_tables(particles, result.half_sums.halves))
     written["model"] = write_star(folder / "run_model.star", model_tables(particles, result))
     curves = result.prior.curves
     title = "half maps, masked and corrected" if result.prior.mask is not None else "half maps, unmasked"
@@ -58,7 +58,7 @@ def model_tables(particles: Particles, result: Reconstruction) -> list[Table]:
         "rlnOriginalImageSize": str(box),
         "rlnCurrentResolution": f"{curves.resolution():.6f}",
         "rlnCurrentImageSize": str(box),
-        "rlnPaddingFactor": f"{result.accumulated.sums[0].padding:.6f}",
+        "rlnPaddingFactor": f"{result.half_sums.sums[0].padding:.6f}",
         "rlnPixelSize": f"{pixel_size:.6f}",
         "rlnNrClasses": "1",
         "rlnNrBodies": "1",
@@ -80,14 +80,14 @@ def model_tables(particles: Particles, result: Reconstruction) -> list[Table]:
         make_table("model_classes", {label: [value] for label, value in classes.items()}),
         make_table("model_class_1", _shell_columns(result)),
     ]
-    return tables + _noise_tables(particles, result.accumulated.noise)
+    return tables + _noise_tables(particles, result.half_sums.noise)
 
 
 def _completeness(result: Reconstruction) -> float:
     """Fraction of Fourier voxels within Nyquist that some image reached."""
     from sciml_cryoem.imaging import fourier
 
-    weight = np.sum([part.grid[..., 2] for part in result.accumulated.sums], axis=0)
+    weight = np.sum([part.grid[..., 2] for part in result.half_sums.sums], axis=0)
     inside = fourier.squared_radii(len(weight), 3) < (len(weight) // 2) ** 2
     return float((weight[inside] > 0).mean())
 
@@ -105,15 +105,15 @@ def _shells(box: int, pixel_size: float) -> dict[str, list[str]]:
 
 def _shell_columns(result: Reconstruction) -> dict[str, list[str]]:
     """Signal and noise of the map by shell; variances are those of a Fourier voxel of the padded grid."""
-    prior, accumulated = result.prior, result.accumulated
+    prior, half_sums = result.prior, result.half_sums
     full = 2.0 * prior.half_fsc / (1.0 + prior.half_fsc)
     columns = {
         "rlnSsnrMap": full / (1.0 - full),
         "rlnGoldStandardFsc": prior.curves.corrected,
-        "rlnReferenceSigma2": 1.0 / np.maximum(accumulated.shell_weights(), 1e-30),
+        "rlnReferenceSigma2": 1.0 / np.maximum(half_sums.shell_weights(), 1e-30),
         "rlnReferenceTau2": 1.0 / prior.precision,
     }
-    shells = _shells(accumulated.box, accumulated.pixel_size)
+    shells = _shells(half_sums.box, half_sums.pixel_size)
     return shells | {label: _numbers(values) for label, values in columns.items()}
 
 

@@ -4,16 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from sciml import distributed
+from sciml.command_line.devices import Device, choose_device
 from sciml.errors import InputError
 
 if TYPE_CHECKING:
     from sciml.runs.run import Run
     from sciml_cryoem.files.particle_set import Particles
-
-Device = Literal["auto", "cpu", "cuda"]
 
 PAYS = 1_000
 """Images from which a GPU makes up, in a search for poses, for the seconds that it takes to start."""
@@ -57,28 +55,16 @@ def peak_rss_mb() -> float:
 def chosen_device(device: Device, gpu_pays: bool = False) -> str:
     """Where to compute: "cpu" (compiled loops), "cuda", or "torch" where numba does not import.
 
-    torch is imported only where it is needed.
-
-    Args:
-        device: the option.
-        gpu_pays: whether auto takes a GPU if there is one: its start takes some 3 s. A direct reconstruction is not
-            worth them: it is bound by memory.
-
-    Raises:
-        InputError: cuda was asked for, and torch finds no GPU.
+    Arguments and errors as for `choose_device`. A direct reconstruction does not make up for the start of a GPU: it is
+    bound by memory.
     """
-    if device == "cuda" or (device == "auto" and gpu_pays and _driver_found()):
-        import torch
-
-        if torch.cuda.is_available():
-            distributed.take_gpu()
-            return "cuda"
-        if device == "cuda":
-            raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto.")
+    chosen = choose_device(device, gpu_pays)
+    if chosen != "cpu":
+        return chosen
     try:
         from sciml_cryoem.imaging import kernels  # noqa: F401
     except ImportError:
-        from sciml.command_line.main import say
+        from sciml.command_line.console import say
 
         say("numba does not import here; torch does its work, several times slower.")
         return "torch"
@@ -88,17 +74,9 @@ def chosen_device(device: Device, gpu_pays: bool = False) -> str:
 def batch_mb(device: str) -> float:
     """Megabytes of images at a time where poses are searched: more on a GPU, whose steps take as long for a hundred
     images as for thousands."""
-    from sciml_cryoem.reconstruction.accumulation import Settings
+    from sciml_cryoem.reconstruction.images import ImageSettings
 
-    return 128.0 if device == "cuda" else Settings.batch_mb
-
-
-def _driver_found() -> bool:
-    """Whether there may be a GPU: without the device file of a driver there is none, and torch need not be asked."""
-    import sys
-
-    files = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # Linux; its Windows subsystem; AMD
-    return not sys.platform.startswith("linux") or any(Path(file).exists() for file in files)
+    return 128.0 if device == "cuda" else ImageSettings.batch_mb
 
 
 def check_diameter(diameter: float | None, particles: "Particles") -> None:

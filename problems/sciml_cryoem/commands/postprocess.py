@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from sciml.runs.run import Run
     from sciml_cryoem.files.table import Table
     from sciml_cryoem.postprocessing.deposition import Contour
-    from sciml_cryoem.postprocessing.halves import Halves
-    from sciml_cryoem.postprocessing.postprocess import Postprocessed, Settings
+    from sciml_cryoem.postprocessing.halves import HalfMaps
+    from sciml_cryoem.postprocessing.postprocess import PostprocessOptions, PostprocessResult
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -60,7 +60,7 @@ def run(options: Options) -> int:
         InputError: bad input; nothing was written.
         OSError: an output cannot be written.
     """
-    from sciml.command_line.main import conclude, say
+    from sciml.command_line.console import conclude, say
     from sciml.runs.run import Run
     from sciml_cryoem.postprocessing.deposition import suggest_contour, write_deposition
     from sciml_cryoem.postprocessing.halves import doubts, find_halves, read_halves
@@ -69,13 +69,13 @@ def run(options: Options) -> int:
     began = time.monotonic()
     paths = find_halves(options.halves, options.half2)
     halves = read_halves(paths, options.pixel)
-    settings = _settings(options, halves)
+    engine = _engine_options(options, halves)
     folder = options.out or paths[0].parent / "postprocess"
     make = {"command": ["cryoem", "postprocess"], "options": options, "overwrite": options.overwrite}
     # A folder that holds a run already is compared now; a new one is made when there is something to write.
     earlier = (folder / "experiment.json").exists() or folder.is_file()
     run_folder = Run.create(folder, **make) if earlier else None
-    result = postprocess(halves.first, halves.second, halves.pixel_size, settings)
+    result = postprocess(halves.first, halves.second, halves.pixel_size, engine)
     contour = suggest_contour(result.map, result.mask, halves.pixel_size, options.mass)
     warnings = [*doubts(halves), *result.warnings]
     for text in [result.sharpening, *warnings]:
@@ -91,19 +91,21 @@ def run(options: Options) -> int:
     return conclude(run_folder, summary, json=options.json)
 
 
-def _settings(options: Options, halves: "Halves") -> "Settings":
+def _engine_options(options: Options, halves: "HalfMaps") -> "PostprocessOptions":
     from sciml_cryoem.maps.masks import read_mask
-    from sciml_cryoem.postprocessing.postprocess import Settings
+    from sciml_cryoem.postprocessing.postprocess import PostprocessOptions
 
     if options.mass is not None and not 0.1 <= options.mass <= 1e6:
         raise InputError(f"--mass {options.mass:g}: give the mass of the molecule in kDa, 0.1 to 1,000,000.")
     mask: Any = options.mask
     if mask not in ("auto", "sphere", "none"):
         mask = read_mask(Path(options.mask), halves.box)
-    return Settings(mask, options.bfactor, options.lowpass, options.seed)
+    return PostprocessOptions(mask, options.bfactor, options.lowpass, options.seed)
 
 
-def _summary(halves: "Halves", result: "Postprocessed", contour: "Contour", warnings: list[str]) -> dict[str, Any]:
+def _summary(
+    halves: "HalfMaps", result: "PostprocessResult", contour: "Contour", warnings: list[str]
+) -> dict[str, Any]:
     curves, fits = result.curves, (result.guinier.fit, result.guinier_masked.fit)
     return {
         "result": "CONVERGED",
@@ -133,7 +135,7 @@ def _summary(halves: "Halves", result: "Postprocessed", contour: "Contour", warn
     }
 
 
-def _write(folder: Path, halves: "Halves", result: "Postprocessed", mask: str) -> dict[str, Path]:
+def _write(folder: Path, halves: "HalfMaps", result: "PostprocessResult", mask: str) -> dict[str, Path]:
     """The files under the names of RELION's postprocess, and fsc.xml as every command here writes it."""
     from sciml_cryoem.files.mrc import write_volume
     from sciml_cryoem.files.table import quote
@@ -168,7 +170,7 @@ def _write(folder: Path, halves: "Halves", result: "Postprocessed", mask: str) -
     return written
 
 
-def _guinier_table(result: "Postprocessed") -> "Table":
+def _guinier_table(result: "PostprocessResult") -> "Table":
     from sciml_cryoem.files.table import make_table
 
     guinier = result.guinier
@@ -185,7 +187,7 @@ def _guinier_table(result: "Postprocessed") -> "Table":
     return make_table("guinier", columns)
 
 
-def _draw(run_folder: "Run", halves: "Halves", result: "Postprocessed", contour: "Contour", masked: bool) -> None:
+def _draw(run_folder: "Run", halves: "HalfMaps", result: "PostprocessResult", contour: "Contour", masked: bool) -> None:
     from sciml.runs.files import write_atomic
     from sciml_cryoem.figures.maps import draw_fsc, draw_guinier, draw_slices
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sciml import distributed
+from sciml.errors import InputError
 from sciml_cryoem.commands.options import ImageOptions
 
 if TYPE_CHECKING:
     from sciml.runs.run import Run
     from sciml_cryoem.files.particle_set import Particles
-    from sciml_cryoem.reconstruction.accumulation import Accumulated, Settings
+    from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions
     from sciml_cryoem.reconstruction.direct import Reconstruction
     from sciml_cryoem.validation.uncertainty import Uncertainty
 
@@ -23,6 +24,8 @@ class Options(ImageOptions):
 
     solver: Literal["direct", "stochastic"] = "direct"
     """direct: one pass over the images, then a division; stochastic: watched gradient steps on mini-batches."""
+    symmetry: str = "C1"
+    """Point group (direct solver only): C1, C2, ..., D2, ..., T, O, I1 to I4, with the axes where RELION has them."""
     mask: str = "auto"
     """For final map and resolution: auto (found in the map), sphere (radius 0.42 of the box), none, or a map (MRC)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -39,7 +42,7 @@ def run(options: Options) -> int:
         InputError: bad input; nothing was written.
         OSError: an output cannot be written.
     """
-    from sciml.command_line.main import conclude
+    from sciml.command_line.console import conclude
     from sciml.runs.run import Run
     from sciml_cryoem.commands.outputs import write_outputs
     from sciml_cryoem.commands.parts import image_progress, peak_rss_mb
@@ -49,18 +52,18 @@ def run(options: Options) -> int:
 
     began = time.monotonic()
     particles = options.read(("poses", "halves"))
-    settings = _settings(options, particles)
+    engine = _engine_options(options, particles)
     # A folder that holds a run already is compared now; a new one is made when there is something to write.
     earlier = (options.out / "experiment.json").exists() or options.out.is_file()
     make = {"command": ["cryoem", "reconstruct"], "options": options, "overwrite": options.overwrite}
     run_folder = Run.create(options.out, **make) if earlier else None
     with image_progress("insertion", len(particles)) as watch:
-        accumulated = accumulate(particles, settings, watch)
-    _say_noise(accumulated)
+        half_sums = accumulate(particles, engine, watch)
+    _say_noise(half_sums)
     run_folder = run_folder or Run.create(options.out, **make)
     if options.solver == "direct":
         distributed.followers_leave()
-    result, extra = _solve(options, particles, settings, accumulated, run_folder)
+    result, extra = _solve(options, particles, engine, half_sums, run_folder)
     distributed.followers_leave()
     spread = uncertainty(result)
     outputs = write_outputs(run_folder.path, particles, result, spread)
@@ -81,6 +84,7 @@ def run(options: Options) -> int:
         "noise_rms": spread.noise,
         "noise_rms_predicted": spread.predicted_noise,
         "missing_signal_rms": spread.missing,
+        "symmetry": options.symmetry,
         "solver": options.solver,
         "findings": [note] if note else [],
         "switch": [],
@@ -92,29 +96,40 @@ def run(options: Options) -> int:
     return conclude(run_folder, summary, json=options.json)
 
 
-def _settings(options: Options, particles: "Particles") -> "Settings":
+def _engine_options(options: Options, particles: "Particles") -> "ReconstructOptions":
     """The options in the terms of the engine, checked against the particles.
 
     Raises:
-        InputError: a mask that does not fit, or a GPU that is not there.
+        InputError: an unknown point group, a mask that does not fit, or a GPU that is not there.
     """
     from sciml_cryoem.commands.parts import chosen_device, read_mask_option
+    from sciml_cryoem.imaging.symmetry import point_group
+    from sciml_cryoem.reconstruction.accumulation import ReconstructOptions
 
+    if len(point_group(options.symmetry)) > 1 and options.solver == "stochastic":
+        raise InputError(
+            f"--symmetry {options.symmetry}: the stochastic solver knows no symmetry; use --solver direct."
+        )
     device = chosen_device(options.device, gpu_pays=options.solver == "stochastic")
-    return options.settings(device, mask=read_mask_option(options.mask, particles.box))
+    return ReconstructOptions(
+        seed=options.seed,
+        symmetry=options.symmetry,
+        mask=read_mask_option(options.mask, particles.box),
+        settings=options.settings(device),
+    )
 
 
 def _solve(
-    options: Options, particles: "Particles", settings: "Settings", accumulated: "Accumulated", run_folder: "Run"
+    options: Options, particles: "Particles", engine: "ReconstructOptions", half_sums: "HalfSetSums", run_folder: "Run"
 ) -> tuple["Reconstruction", dict[str, Any]]:
     """The maps, and what the summary says about how they were found."""
     from sciml_cryoem.reconstruction.direct import regularize
 
     if options.solver == "direct":
-        return regularize(accumulated, settings), {}
+        return regularize(half_sums, engine), {}
     from sciml_cryoem.reconstruction.stochastic import agreement, reconstruct_stochastic
 
-    found = reconstruct_stochastic(particles, settings, run_folder, accumulated=accumulated)
+    found = reconstruct_stochastic(particles, engine, run_folder, half_sums=half_sums)
     return found.reconstruction, {
         "result": found.result.name,
         "switch": found.switch,
@@ -138,9 +153,9 @@ def _draw(run_folder: "Run", particles: "Particles", result: "Reconstruction", s
     draw_orientations(run_folder.figure("views", "View directions of the particles."), particles.angles_deg)
 
 
-def _say_noise(accumulated: "Accumulated") -> None:
+def _say_noise(half_sums: "HalfSetSums") -> None:
     """What was done to the images beyond the subtraction of their background."""
-    noise = accumulated.noise
+    noise = half_sums.noise
     if noise.note:
         _say(noise.note)
     if noise.reference is not None:
@@ -148,6 +163,6 @@ def _say_noise(accumulated: "Accumulated") -> None:
 
 
 def _say(text: str) -> None:
-    from sciml.command_line.main import say
+    from sciml.command_line.console import say
 
     say(f"reconstruct: {text}")

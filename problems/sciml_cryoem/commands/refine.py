@@ -13,9 +13,10 @@ from sciml_cryoem.commands.options import ImageOptions
 if TYPE_CHECKING:
     import numpy as np
 
-    from sciml_cryoem.commands.refine_outputs import Outcome
     from sciml_cryoem.files.particle_set import Particles
-    from sciml_cryoem.refinement.gold_standard import Iteration, Refined
+    from sciml_cryoem.refinement.conclusion import RefinedMaps
+    from sciml_cryoem.refinement.half_maps import Iteration
+    from sciml_cryoem.refinement.refine import Refined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +58,12 @@ def run(options: Options) -> int:
         OSError: an output cannot be written.
         KeyboardInterrupt: the user stopped it; the same command goes on.
     """
-    from sciml.command_line.main import DONE, conclude
+    from sciml.command_line.console import DONE, conclude
     from sciml.runs.run import Run
     from sciml_cryoem.commands.parts import undone_if_refused
-    from sciml_cryoem.commands.refine_outputs import conclude_maps, draw, write
-    from sciml_cryoem.refinement.gold_standard import refine
+    from sciml_cryoem.commands.refine_outputs import draw, write
+    from sciml_cryoem.refinement.conclusion import conclude as conclude_maps
+    from sciml_cryoem.refinement.refine import refine
 
     began = time.monotonic()
     particles, start, engine = _read(options)
@@ -76,14 +78,14 @@ def run(options: Options) -> int:
             particles = _on_scratch(options, particles, leaving)
             stage = run_folder.stage("refine")
             refined = refine(particles, start, engine, lambda record: _say_iteration(particles, record), stage)
-        outcome = conclude_maps(particles, refined, engine)
+        maps = conclude_maps(particles, refined, engine)
     distributed.followers_leave()
-    outputs = write(run_folder.path, outcome)
-    draw(run_folder, outcome)
-    findings = _findings(options, outcome)
+    outputs = write(run_folder.path, maps)
+    draw(run_folder, maps)
+    findings = _findings(options, maps)
     for sentence in findings:
         _say(sentence)
-    summary = {**_summary(outcome), "findings": findings, **_records(outcome), **_costs(began), "outputs": outputs}
+    summary = {**_summary(maps), "findings": findings, **_records(maps), **_costs(began), "outputs": outputs}
     return conclude(run_folder, summary, json=options.json)
 
 
@@ -102,7 +104,7 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     )
     from sciml_cryoem.files.reference_map import read_reference
     from sciml_cryoem.imaging.symmetry import point_group
-    from sciml_cryoem.refinement import gold_standard as refinement
+    from sciml_cryoem.refinement.image_set import RefineOptions
 
     point_group(options.symmetry)
     if options.iterations < 1:
@@ -117,14 +119,15 @@ def _read(options: Options) -> "tuple[Particles, np.ndarray, Any]":
     start, note = read_reference(options.reference, particles.box, particles.pixel_size)
     if note:
         _say(f"{note}.")
-    engine = refinement.Options(
+    engine = RefineOptions(
         seed=options.seed,
         start_resolution=options.start_resolution,
         diameter=options.diameter,
         symmetry=options.symmetry,
         iterations=options.iterations,
         defocus=options.defocus,
-        settings=options.settings(device, mask=mask, batch_mb=batch_mb(device)),
+        mask=mask,
+        settings=options.settings(device, batch_mb=batch_mb(device)),
     )
     return particles, start, engine
 
@@ -152,23 +155,23 @@ def _check_start_resolution(resolution: float | None, particles: "Particles") ->
         )
 
 
-def _summary(outcome: "Outcome") -> dict[str, Any]:
-    curves, particles = outcome.result.prior.curves, outcome.refined.particles
+def _summary(maps: "RefinedMaps") -> dict[str, Any]:
+    curves, particles = maps.reconstruction.prior.curves, maps.particles
     return {
-        "result": "CONVERGED" if outcome.refined.converged else "MAX_STEPS",
+        "result": maps.refined.solution.result.name,
         "particles": len(particles),
         "box": particles.box,
         "pixel_size": particles.pixel_size,
-        "resolution_0143": outcome.resolution,
+        "resolution_0143": maps.resolution,
         "resolution_05": curves.resolution(threshold=0.5),
         "resolution_0143_unmasked": curves.resolution(curve="unmasked"),
-        "junk": int(outcome.junk.sum()),
-        "cfar": outcome.cones.cfar,
-        "local_resolution": dict(zip(("p5", "median", "p95"), outcome.local_quantiles, strict=True)),
-        "noise_rms": outcome.spread.noise,
-        "missing_signal_rms": outcome.spread.missing,
-        "symmetry": outcome.symmetry,
-        "defocus": _defocus(outcome.refined),
+        "junk": int(maps.junk.sum()),
+        "cfar": maps.cones.cfar,
+        "local_resolution": dict(zip(("p5", "median", "p95"), maps.local_quantiles, strict=True)),
+        "noise_rms": maps.uncertainty.noise,
+        "missing_signal_rms": maps.uncertainty.missing,
+        "symmetry": maps.symmetry,
+        "defocus": _defocus(maps.refined),
     }
 
 
@@ -188,13 +191,14 @@ def _defocus(refined: "Refined") -> dict[str, float] | None:
     }
 
 
-def _records(outcome: "Outcome") -> dict[str, Any]:
+def _records(maps: "RefinedMaps") -> dict[str, Any]:
     """Orientation, errors of poses, and what happened in which iteration."""
-    refined = outcome.refined
+    refined = maps.refined
     extent = refined.particles.box * refined.particles.pixel_size
     rows = [
         {
             "iteration": record.number + 1,
+            "images": record.images,
             "searched": record.searched,
             "compared_to": extent / record.radius,
             "resolution_0143": record.resolution,
@@ -206,47 +210,28 @@ def _records(outcome: "Outcome") -> dict[str, Any]:
         for record in refined.iterations
     ]
     error = None
-    if outcome.error is not None:
-        error = {**outcome.error.summary, "unit_of_shift": "Angstrom", "against": "the poses of the input file"}
-    orientation = {**outcome.views.summary(), "cfar": outcome.cones.cfar}
-    orientation["verdict"] = outcome.views.verdict(outcome.cones.cfar)
-    return {"orientation": orientation, "pose_error": error, "iterations": rows, "switch": _switch(refined)}
+    if maps.pose_error is not None:
+        error = {**maps.pose_error.summary, "unit_of_shift": "Angstrom", "against": "the poses of the input file"}
+    orientation = {**maps.orientation.summary(), "cfar": maps.cones.cfar}
+    orientation["verdict"] = maps.orientation.verdict(maps.cones.cfar)
+    return {"orientation": orientation, "pose_error": error, "iterations": rows, "switch": refined.solution.switch}
 
 
-def _switch(refined: "Refined") -> list[dict[str, Any]]:
-    """When each phase ended, and why."""
-    count, last = len(refined.particles), refined.iterations[-1]
-    searched = [record.number + 1 for record in refined.iterations if record.searched]
-    common = {"snr": None, "batch": count}
-    found = []
-    if searched:
-        reason = f"{len(searched)} iterations searched the whole grid; then poses no longer jumped"
-        if searched[-1] == len(refined.iterations):
-            reason = "the last iteration that was allowed"
-        found.append({"phase": "search", "step": searched[-1], "reason": reason, **common})
-    if not last.searched:
-        reason = f"the limit of {len(refined.iterations)} iterations"
-        if refined.converged:
-            reason = f"two iterations without gain, and poses turn by {last.turn_deg:.2g} degrees only (median)"
-        found.append({"phase": "local", "step": len(refined.iterations), "reason": reason, **common})
-    return found
-
-
-def _findings(options: Options, outcome: "Outcome") -> list[str]:
+def _findings(options: Options, maps: "RefinedMaps") -> list[str]:
     """What a reader must know, in words."""
     import numpy as np
 
-    refined, curves = outcome.refined, outcome.result.prior.curves
+    refined, curves = maps.refined, maps.reconstruction.prior.curves
     particles = refined.particles
     extent, last = particles.box * particles.pixel_size, refined.iterations[-1]
     state = "came to rest" if refined.converged else "had NOT come to rest when it had to end (--iterations)"
     sentences = [
-        f"Half maps agree to {outcome.resolution:.2f} Angstrom (FSC 0.143, corrected for the mask). They share "
-        f"nothing but the reference below {outcome.shared:.1f} Angstrom and a mask of that resolution. The "
+        f"Half maps agree to {maps.resolution:.2f} Angstrom (FSC 0.143, corrected for the mask). They share "
+        f"nothing but the reference below {maps.shared:.1f} Angstrom and a mask of that resolution. The "
         f"refinement {state} after {len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} "
         f"degrees (median)."
     ]
-    if outcome.resolution >= outcome.shared:
+    if maps.resolution >= maps.shared:
         sentences.append("That is no further than what they share: the images have added no resolution.")
     if refined.tells_nothing:
         sentences.append(
@@ -255,7 +240,7 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
             f"noise. Poses and junk cannot be told."
         )
     sentences.append("The hand of the map is that of the reference; the images cannot tell it.")
-    junk = int(outcome.junk.sum())
+    junk = int(maps.junk.sum())
     share = f"{junk:,} of {len(particles):,} images ({junk / len(particles):.1%})"
     sentences.append(
         f"{share} fit the map in no pose found (weight below 0.5: junk, or a particle whose pose was missed) and are "
@@ -263,7 +248,7 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
         if junk
         else "No image looks like junk; all are in the maps."
     )
-    if outcome.kept_anyway:
+    if maps.junk_kept:
         sentences.append("Without them a half set would be too small, so the maps hold them after all.")
     if options.defocus:
         changed = _defocus(refined)
@@ -273,17 +258,17 @@ def _findings(options: Options, outcome: "Outcome") -> list[str]:
             else f"Defoci differ from those of the file by {changed['rms_change']:.0f} Angstrom (rms; mean "
             f"{changed['mean_change']:.0f}); a single one is known to {changed['median_deviation']:.0f} Angstrom."
         )
-    sentences.append(f"Orientations: {outcome.views.verdict(outcome.cones.cfar)}.")
-    if outcome.error is not None:
-        error = outcome.error.summary
-        hand = ", of the opposite hand" if outcome.error.flipped else ""
+    sentences.append(f"Orientations: {maps.orientation.verdict(maps.cones.cfar)}.")
+    if maps.pose_error is not None:
+        error = maps.pose_error.summary
+        hand = ", of the opposite hand" if maps.pose_error.flipped else ""
         sentences.append(
             f"Poses differ from those of the input file by {error['median_deg']:.2f} degrees and "
             f"{error['median_shift'] / particles.pixel_size:.2f} pixels (medians), after one rotation and shift of the "
             f"map{hand}, which were found from the two pose sets alone."
         )
-    if outcome.result.prior.note:
-        sentences.append(f"No mask: {outcome.result.prior.note}")
+    if maps.reconstruction.prior.note:
+        sentences.append(f"No mask: {maps.reconstruction.prior.note}")
     if curves.mask_is_tight and curves.resolution() < extent / (curves.randomized_from + 2):
         sentences.append("The mask alone correlates the half maps by more than 0.1 there; use a softer one.")
     return sentences
@@ -300,12 +285,12 @@ def _say_iteration(particles: "Particles", record: "Iteration") -> None:
     compared = particles.box * particles.pixel_size / record.radius
     moved = "" if record.number == 0 else f", poses turned by {record.turn_deg:.2g} degrees"
     _say(
-        f"iteration {record.number + 1} ({how}, to {compared:.1f} Angstrom): FSC 0.143 at {record.resolution:.2f} "
-        f"Angstrom{moved}"
+        f"iteration {record.number + 1} ({record.images:,} images, {how}, to {compared:.1f} Angstrom): "
+        f"FSC 0.143 at {record.resolution:.2f} Angstrom{moved}"
     )
 
 
 def _say(text: str) -> None:
-    from sciml.command_line.main import say
+    from sciml.command_line.console import say
 
     say(f"refine: {text}")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from sciml.command_line.main import conclude
+from sciml.command_line.console import conclude
 from sciml.errors import InputError
 
 Device = Literal["auto", "cpu", "cuda"]

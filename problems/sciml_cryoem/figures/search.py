@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from sciml_cryoem.poses.pose_error import PoseError
-    from sciml_cryoem.refinement.gold_standard import Iteration
+    from sciml_cryoem.refinement.half_maps import Iteration
 
 _BLUE, _RED, _GREY, _GREEN = "#1b6ca8", "#d1495b", "#7d8491", "#3a7d44"
 
 
 @dataclass(frozen=True)
-class Moment:
+class MapSnapshot:
     """A map at some moment of a solve.
 
     Attributes:
@@ -39,7 +39,7 @@ class Moment:
     resolution: float
 
 
-def draw_emergence(path: str | Path, moments: Sequence[Moment]) -> Path:
+def draw_emergence(path: str | Path, moments: Sequence[MapSnapshot]) -> Path:
     """Draw a map at several moments, a column each: its middle slice and its projection along z, each on its own scale.
 
     Raises:

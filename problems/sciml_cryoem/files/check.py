@@ -17,7 +17,7 @@ _HOT = 20.0  # median absolute deviations, scaled to standard deviations of Gaus
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What the preflight found.
 
     Attributes:
@@ -38,7 +38,7 @@ class Report:
 
 def check_particles(
     path: Path, datadir: Path | None, mode0: Mode0, needs: Collection[Need], pixels: bool = True
-) -> Report:
+) -> CheckReport:
     """Find every fault of a particle set.
 
     Args:
@@ -51,11 +51,11 @@ def check_particles(
     faults = Faults()
     particles = load(path, datadir, mode0, needs, faults)
     if particles is None:
-        return Report(_rows(path), tuple(faults.found))
+        return CheckReport(_rows(path), tuple(faults.found))
     if pixels:
         _check_pixels(particles, faults)
     folders = dict.fromkeys(header.path.absolute().parent for header in particles.stacks)
-    return Report(particles.n, tuple(faults.found), tuple(folders))
+    return CheckReport(particles.n, tuple(faults.found), tuple(folders))
 
 
 def _rows(path: Path) -> int:

@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 def torch_device(name: str) -> torch.device:
-    """The torch device of `Settings.device`, whose "torch" means torch on the CPU."""
+    """The torch device of `ImageSettings.device`, whose "torch" means torch on the CPU."""
     return torch.device("cpu" if name == "torch" else name)
 
 

@@ -13,8 +13,6 @@ The functions on arrays take numpy arrays and torch tensors alike (the same call
 themselves.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -143,6 +141,16 @@ def _move_axis_part(array: Any, axis: int, size: int) -> Any:
     return out
 
 
+def resize_half(table: Any, size: int) -> Any:
+    """A half spectrum in FFT order, (m, m, m // 2 + 1), on another side: zeros beyond the smaller one, not scaled."""
+    columns = size // 2 + 1
+    kept = np.zeros((*table.shape[:2], columns), table.dtype)
+    kept[..., : min(columns, table.shape[2])] = table[..., :columns]
+    for axis in (0, 1):
+        kept = _move_axis_part(kept, axis, size)
+    return kept
+
+
 def resample(volume: Float[np.ndarray, "m m m"], size: int, radius: float | None = None) -> Float[np.ndarray, "n n n"]:
     """The same field on another grid over the same box, its transform unchanged up to a radius (Fourier pixels).
 
@@ -153,12 +161,7 @@ def resample(volume: Float[np.ndarray, "m m m"], size: int, radius: float | None
     limit = min(len(volume), size) / 2
     spectrum = transform(volume, 3)
     spectrum = spectrum * (squared_radii(len(volume), 3) < min(limit, radius or limit) ** 2)
-    columns = size // 2 + 1
-    kept = np.zeros((*spectrum.shape[:2], columns), spectrum.dtype)
-    kept[..., : min(columns, spectrum.shape[2])] = spectrum[..., :columns]
-    for axis in (0, 1):
-        kept = _move_axis_part(kept, axis, size)
-    return np.asarray(inverse_transform(kept, size, 3))
+    return np.asarray(inverse_transform(resize_half(spectrum, size), size, 3))
 
 
 def moved(volume: Float[np.ndarray, "n n n"], shift: Float[np.ndarray, "3"]) -> Float[np.ndarray, "n n n"]:
@@ -196,100 +199,8 @@ def adjoint_transform_padded(spectrum: Any, size: int) -> Any:
 
 
 def corner_transform(images: Float[np.ndarray, "batch n n"]) -> Complex[np.ndarray, "batch n half"]:
-    """Half spectra of images with the origin left at sample 0: what `HalfPlane.ramps` expects. No copy for a shift."""
+    """Half spectra of images with the origin left at sample 0, as `HalfPlane.ramps` expects them; needs no copy."""
     return np.asarray(scipy.fft.rfftn(images, axes=(-2, -1)))
-
-
-@dataclass(frozen=True)
-class HalfPlane:
-    """The independent Fourier points of a real n x n image in a disc |k| < radius: kx > 0, or kx = 0 and ky >= 0.
-
-    Each stands for itself and its Friedel mate, but the origin, which is its own mate. `radius` is at most n / 2, so
-    that the Nyquist column of an even box, which mixes two frequencies, stays out.
-    """
-
-    size: int
-    radius: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.radius is not None and not 0 < self.radius <= self.size / 2:
-            raise ValueError(
-                f"radius {self.radius} of the Fourier disc is outside 0 ... {self.size / 2} for a box of {self.size}"
-            )
-
-    @cached_property
-    def _points(self) -> tuple[np.ndarray, np.ndarray]:
-        squared = squared_radii(self.size, 2)
-        keep = squared < (self.size / 2 if self.radius is None else self.radius) ** 2
-        keep[:, 0] &= frequencies(self.size) >= 0
-        rows, columns = np.nonzero(keep)
-        return rows, columns
-
-    @property
-    def rows(self) -> Int[np.ndarray, " points"]:
-        """Row of each point in the half spectrum (FFT order)."""
-        return self._points[0]
-
-    @property
-    def columns(self) -> Int[np.ndarray, " points"]:
-        """Column of each point in the half spectrum, equal to its kx."""
-        return self._points[1]
-
-    @cached_property
-    def kx(self) -> Float[np.ndarray, " points"]:
-        """x frequency, float32."""
-        return self.columns.astype(np.float32)
-
-    @cached_property
-    def ky(self) -> Float[np.ndarray, " points"]:
-        """y frequency, float32."""
-        return frequencies(self.size)[self.rows].astype(np.float32)
-
-    @cached_property
-    def shell(self) -> Int[np.ndarray, " points"]:
-        """round(|k|)."""
-        return shells(self.size, 2)[self.rows, self.columns]
-
-    @cached_property
-    def multiplicity(self) -> Float[np.ndarray, " points"]:
-        """How many points of the full spectrum each stands for: 2, and 1 for the origin; float32."""
-        return np.where((self.rows == 0) & (self.columns == 0), 1.0, 2.0).astype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def ramps(
-        self, offsets: Float[np.ndarray, "batch 2"]
-    ) -> tuple[Complex[np.ndarray, "batch half"], Complex[np.ndarray, "batch n"]]:
-        """Phases that take `corner_transform` spectra to the origin n // 2 and undo each image's offset (x, y), pixels.
-
-        The product of both, exp(2 pi i k.(n // 2 - offset) / n), undoes an observation that is the projection moved by
-        minus its offset (RELION's rlnOriginX/Y): what was at n // 2 - offset comes to n // 2.
-
-        Returns:
-            Factors for the columns (kx) and for the rows (ky), complex64.
-        """
-        turn = 2j * np.pi / self.size
-        moves = self.size // 2 - np.asarray(offsets, np.float64)
-        columns = np.exp(turn * moves[:, :1] * half_frequencies(self.size))
-        rows = np.exp(turn * moves[:, 1:] * frequencies(self.size))
-        return columns.astype(np.complex64), rows.astype(np.complex64)
-
-    def gather(
-        self, images: Float[np.ndarray, "batch n n"], offsets: Float[np.ndarray, "batch 2"] | None = None
-    ) -> Complex[np.ndarray, "batch points"]:
-        """Fourier values of images at these points, origin at n // 2, offsets undone (see `ramps`)."""
-        columns, rows = self.ramps(np.zeros((len(images), 2)) if offsets is None else offsets)
-        spectra = corner_transform(images) * rows[:, :, None] * columns[:, None, :]
-        return spectra[:, self.rows, self.columns]
-
-    def scatter(self, values: Complex[np.ndarray, "batch points"]) -> Float[np.ndarray, "batch n n"]:
-        """Real images (origin n // 2) whose spectra have these values inside the disc and zero outside."""
-        spectra = np.zeros((len(values), self.size, self.size // 2 + 1), values.dtype)
-        spectra[:, self.rows, self.columns] = values
-        line = self.columns == 0
-        spectra[:, (-self.rows[line]) % self.size, 0] = np.conj(values[:, line])
-        return inverse_transform(spectra, self.size, 2)
 
 
 def optimal_circulant(weights: Float[np.ndarray, "P P half"], size: int) -> Float[np.ndarray, "size size half2"]:

@@ -62,10 +62,9 @@ def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
         axes: (batch, 2, 3) float32, times the padding.
         ctf: (batch, 10) float32, `CTF.coefficients`.
         groups: (batch,) row of `weights` of each image.
-        weights: (groups, shells) float32, 1 / noise power.
+        weights: (groups, shells) float32, of an independent point (`NoiseModel.weights`).
         points: (4, points) int32: row, column, ky, shell.
     """
-    half = np.float32(0.5)
     column_ramp, row_ramp = ramps
     for i in range(spectra.shape[0]):
         a00, a01, a02 = axes[i, 0, 0], axes[i, 0, 1], axes[i, 0, 2]
@@ -82,8 +81,6 @@ def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
             if damping != 0:
                 transfer *= math.exp(-damping * square)
             weight = weights[group, points[3, p]]
-            if row == 0 and column == 0:
-                weight *= half  # the origin is its own Friedel mate: symmetrising would count it twice
             factor = weight * transfer
             value = spectra[i, row, column] * column_ramp[i, column] * row_ramp[i, row]
             re, im, w = value.real * factor, value.imag * factor, weight * transfer * transfer

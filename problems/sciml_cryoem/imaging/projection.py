@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from sciml_cryoem.imaging import fourier
+from sciml_cryoem.imaging.half_plane import HalfPlane
+from sciml_cryoem.imaging.rotations import slice_axes
 
 
 def gridding_correction(size: int, padding: int) -> Float[np.ndarray, " size"]:
@@ -38,6 +40,23 @@ def correct_gridding(volume: Any, padding: int) -> Any:
     return volume * line[:, None, None] * line[None, :, None] * line[None, None, :]
 
 
+def central_slices(
+    spectrum: Complex[np.ndarray, "P P half"],
+    rotations: Float[np.ndarray, "batch 3 3"],
+    plane: HalfPlane,
+    padding: int = 2,
+) -> Complex[np.ndarray, "batch points"]:
+    """Central slices of a padded half spectrum at the points of a plane, complex64.
+
+    The spectrum may be cropped in Fourier space: a step of its grid is 1 / padding of a frequency of the images.
+    """
+    from sciml_cryoem.imaging import kernels
+
+    slices = np.empty((len(rotations), len(plane)), np.complex64)
+    kernels.gather(spectrum, slice_axes(rotations, padding), plane.kx, plane.ky, slices)
+    return slices
+
+
 @dataclass(frozen=True)
 class Projector:
     """Projections of a size^3 volume on the half plane |k| < radius.
@@ -57,9 +76,9 @@ class Projector:
             raise ValueError(f"padding {self.padding} times box {self.size} must be positive and even")
 
     @cached_property
-    def plane(self) -> fourier.HalfPlane:
+    def plane(self) -> HalfPlane:
         """The Fourier points of each projection."""
-        return fourier.HalfPlane(self.size, self.radius)
+        return HalfPlane(self.size, self.radius)
 
     def spectrum(self, volume: Any) -> Any:
         """Padded half spectrum of a volume, ready for `slices`; (P, P, P/2 + 1) with P = padding * size."""

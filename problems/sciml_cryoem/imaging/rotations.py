@@ -46,6 +46,11 @@ def angular_distance(
     return np.asarray(np.degrees(2.0 * np.arcsin(np.clip(norm / np.sqrt(8.0), 0.0, 1.0))))
 
 
-def slice_axes(rotations: Float[np.ndarray, "batch 3 3"]) -> Float[np.ndarray, "batch 2 3"]:
-    """Directions (x, y, z) of an image's kx and ky axes in the map's Fourier space: two rows of A, float32."""
-    return np.ascontiguousarray(rotations[:, :2, :], np.float32)
+def slice_axes(rotations: Float[np.ndarray, "batch 3 3"], padding: int = 1) -> Float[np.ndarray, "batch 2 3"]:
+    """Directions of an image's kx and ky axes in the map's Fourier space: two rows of A, contiguous float32.
+
+    Args:
+        rotations: matrices A.
+        padding: of the grid that is read or added to; the compiled loops of `kernels` want axes times their padding.
+    """
+    return np.ascontiguousarray(padding * rotations[:, :2, :], np.float32)

@@ -115,7 +115,7 @@ def insert(
 ) -> None:
     """Add CTF- and noise-weighted image values to (real, imaginary, weight) sums (see `kernels.insert`), in place.
 
-    `values` are shifted already and `weights` contain the factor 1/2 of the origin.
+    `values` are shifted already; `weights` are those of independent points (`NoiseModel.weights`).
     """
     flat = grid.view(-1, 3)
     step = _per_chunk(len(axes), values.shape[1]).step

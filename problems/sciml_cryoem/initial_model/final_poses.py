@@ -12,6 +12,7 @@ from jaxtyping import Float
 from sciml import distributed
 from sciml_cryoem.imaging import fourier, kernels
 from sciml_cryoem.imaging.projection import correct_gridding
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.initial_model.likeliest_poses import LikeliestPoses
 from sciml_cryoem.initial_model.map_slices import sphere
 from sciml_cryoem.initial_model.marginal import Marginal
@@ -19,11 +20,10 @@ from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.search_plan import side_of
 from sciml_cryoem.initial_model.weight_metric import PRIOR
 from sciml_cryoem.poses import search_kernels
-from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.polish import Observed, Reference, polish
+from sciml_cryoem.poses.polish import polish
+from sciml_cryoem.poses.polish_values import ReferenceSpectrum
 from sciml_cryoem.poses.pose_error import common_shift
-from sciml_cryoem.reconstruction.insertion import Views
-from sciml_cryoem.reconstruction.noise import NoiseModel
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 BLOCK = 2_000
 """Images that are polished together."""
@@ -35,17 +35,15 @@ class Block:
 
     Attributes:
         spectra: up to the radius of the final map.
-        views: CTFs and optics groups.
         poses: where polishing starts.
     """
 
     spectra: ImageSpectra
-    views: Views
     poses: LikeliestPoses
 
     def take(self, rows: np.ndarray | slice) -> "Block":
         """Some of these."""
-        return Block(self.spectra.take(rows), self.views.take(rows), self.poses.take(rows))
+        return Block(self.spectra.take(rows), self.poses.take(rows))
 
 
 def centered(
@@ -76,13 +74,12 @@ class FinalPoses:
     Args:
         problem: whose images were searched.
         model: the search as it ended.
-        noise: of the images.
     """
 
-    def __init__(self, problem: Marginal, model: MarginalDensity, noise: NoiseModel) -> None:
-        self.problem, self.whitening = problem, np.sqrt(noise.weights)
-        disc = problem.images.up_to(float(model.radius)).disc
-        self.references = [Reference(one.astype(np.complex64), disc) for one in problem.slices.spectra(model)]
+    def __init__(self, problem: Marginal, model: MarginalDensity) -> None:
+        self.problem, self.radius = problem, float(model.radius)
+        disc = problem.images.up_to(self.radius).disc
+        self.references = [ReferenceSpectrum(one.astype(np.complex64), disc) for one in problem.slices.spectra(model)]
         whole = problem.images.disc
         self.side = side_of(whole.radius or whole.size / 2)
         padded = 2 * self.side
@@ -108,11 +105,8 @@ class FinalPoses:
         for number, reference in enumerate(self.references):
             rows = np.flatnonzero(block.poses.classes == number)
             mine = block.take(rows)
-            values = np.ascontiguousarray(mine.spectra.values[:, : len(reference.plane)])
-            values[:, 0] *= np.float32(np.sqrt(2.0))  # `polish` itself counts the origin half
-            observed = Observed(values, mine.views.ctf, mine.views.groups, self.whitening)
-            starts = mine.poses.rotations, mine.poses.offsets
-            found = polish(reference, observed, *starts, device=self.problem.device)
+            images = mine.spectra.up_to(self.radius)
+            found = polish(reference, images, mine.poses.rotations, mine.poses.offsets, device=self.problem.device)
             rotations[rows], offsets[rows] = found.rotations, found.offsets
             self.insert(number, mine.spectra, found.rotations, found.offsets)
         return replace(block.poses, rotations=rotations, offsets=offsets)
@@ -134,7 +128,7 @@ class FinalPoses:
         """
         disc = images.disc
         values = images.values * disc.phases(offsets) * images.transfer
-        axes = np.ascontiguousarray(2.0 * rotations[:, :2], np.float32)
+        axes = slice_axes(rotations, 2)
         weights = np.square(images.transfer)
         search_kernels.insert_slices(self.grids[number], axes, disc.kx, disc.ky, values.astype(np.complex64), weights)
 

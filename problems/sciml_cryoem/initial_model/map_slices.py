@@ -7,12 +7,13 @@ from jaxtyping import Complex, Float
 from torch import Tensor, equal
 
 from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import correct_gridding
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.imaging.symmetry import asymmetric_unit
 from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.search_plan import SearchPlan
 from sciml_cryoem.maps.masks import cosine_edge
-from sciml_cryoem.poses.image_spectra import Disc
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class MapSlices:
             if known.radius == where.radius and np.array_equal(known.turn, where.turn) and equal(before, voxels):
                 return result
         grid = self.orientations(where)
-        axes = np.ascontiguousarray(2.0 * grid[:, :2], np.float32)
+        axes = slice_axes(grid, 2)
         disc = self._disc
         points = disc.within(where.radius + self._plan.frontier)
         slices = np.empty((len(voxels), len(grid), points), np.complex64)

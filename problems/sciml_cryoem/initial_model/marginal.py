@@ -26,6 +26,7 @@ import sciml
 from sciml import distributed
 from sciml.problem import Evaluation, Statistics
 from sciml_cryoem.imaging import fourier, orientations
+from sciml_cryoem.imaging.rotations import slice_axes
 from sciml_cryoem.imaging.symmetry import point_group
 from sciml_cryoem.initial_model.frontier import frontier_sums, learn_frontier
 from sciml_cryoem.initial_model.likeliest_poses import LikeliestPoses
@@ -35,8 +36,9 @@ from sciml_cryoem.initial_model.offset_range import OffsetRange
 from sciml_cryoem.initial_model.search_plan import SearchPlan
 from sciml_cryoem.initial_model.slice_sums import SliceSums
 from sciml_cryoem.initial_model.weight_metric import WeightMetric
-from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.search import Found, Grid, Wanted, search, together
+from sciml_cryoem.poses.search import search, together
+from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 from sciml_cryoem.reconstruction.insertion import complete
 
 PARTS = 2
@@ -98,7 +100,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         self.sums = SliceSums(plan.side, images.disc, self.group)
         self.turn = orientations.random_turns(1, np.random.default_rng([seed, 1]))[0].astype(np.float32)
         # What the last evaluation of the whole set found, and of which model: `poses` may be asked for the same.
-        self._whole_before: tuple[tuple[Tensor, float, float], Found] | None = None
+        self._whole_before: tuple[tuple[Tensor, float, float], SearchResult] | None = None
 
     def blob(self, classes: int, draw: np.random.Generator) -> MarginalDensity:
         """A start that knows nothing but where the particle is; several classes differ by a little noise."""
@@ -127,7 +129,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         views = orientations.half_turn_grid(1)
         weights = np.tile(np.square(images.transfer).mean(0) / len(views), (len(views), 1))
         (grid,) = self.sums.empty(1)
-        axes = np.ascontiguousarray(2.0 * views[:, :2], np.float32)
+        axes = slice_axes(views, 2)
         self.sums.add(grid, axes, np.zeros(weights.shape, np.complex64), weights)
         complete(grid)
         return self.metric.spherical(self.metric.shell_mean(self.sums.weight(grid)))
@@ -150,22 +152,22 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
 
     def _search(
         self, model: MarginalDensity, where: TurnedGrid, images: ImageSpectra, gather: bool, device: str
-    ) -> tuple[Found, np.ndarray, np.ndarray]:
+    ) -> tuple[SearchResult, np.ndarray, np.ndarray]:
         """What images (up to the collected radius) say at the present map; axes and slices of the grid.
 
-        Of several processes each searches a part of the images: `Found` holds what is said of all images, but only
+        Of several processes each searches a part of the images: The result holds what is said of all images, but only
         the process's own part of the sums.
         """
         axes, slices = self.slices.of(model, where)
-        grid = Grid(self.slices.orientations(where), self.offsets.tried(model))
-        flat, wanted = slices.reshape(-1, slices.shape[-1]), Wanted(sums=gather)
+        grid = PoseGrid(self.slices.orientations(where), self.offsets.tried(model))
+        flat, wanted = slices.reshape(-1, slices.shape[-1]), SearchRequest(sums=gather)
         mine = distributed.share(len(images), together(len(flat), len(grid.shifts)))
         found = search(images.take(mine), flat, grid, where.radius, wanted, device)
         return _of_all(found, mine, len(images)), axes, slices
 
     def _searches(
         self, model: MarginalDensity, batch: ParticleBatch, gather: bool
-    ) -> Iterator[tuple[Found, np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[SearchResult, np.ndarray, np.ndarray]]:
         """`_search` of the images of a batch, those with the same turn together."""
         radius = float(model.radius)
         collected = self.images.up_to(radius + self.plan.frontier)
@@ -213,7 +215,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         return self._terms(model, likelihood / images, prior), flat, Statistics(mean=seen)
 
     def _add(
-        self, grids: list[np.ndarray], model: MarginalDensity, found: Found, axes: np.ndarray, slices: np.ndarray
+        self, grids: list[np.ndarray], model: MarginalDensity, found: SearchResult, axes: np.ndarray, slices: np.ndarray
     ) -> Float[np.ndarray, "2"]:
         """Add what a search found to the half grids of the classes; both parts of rho, not per image."""
         scored, ahead = self.images.disc.within(float(model.radius)), np.zeros(2)
@@ -257,7 +259,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
             images: others than those of the problem.
         """
         where = TurnedGrid(float(model.radius), self.turn)
-        grid = Grid(self.slices.orientations(where), self.offsets.tried(model))
+        grid = PoseGrid(self.slices.orientations(where), self.offsets.tried(model))
         found = self._found_before(model) if images is None else None
         if found is None:
             some = (self.images if images is None else images).up_to(where.radius + self.plan.frontier)
@@ -265,7 +267,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         rotations, offsets = grid.poses(found.places[:, 0])
         return LikeliestPoses(rotations, offsets, found.places[:, 0, 1] // len(grid.rotations), found.log_likelihood)
 
-    def _found_before(self, model: MarginalDensity) -> Found | None:
+    def _found_before(self, model: MarginalDensity) -> SearchResult | None:
         """What the last evaluation of the whole set found, if it was of this model: that of the finish is."""
         if self._whole_before is None:
             return None
@@ -290,7 +292,7 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
 _NOTHING = np.empty((0, 0), np.complex128)
 
 
-def _of_all(found: Found, mine: slice, count: int) -> Found:
+def _of_all(found: SearchResult, mine: slice, count: int) -> SearchResult:
     """What is said of each image, from what the processes say of theirs."""
     if distributed.size() == 1:
         return found

@@ -8,7 +8,7 @@ from torch import Tensor
 from sciml_cryoem.imaging import orientations
 from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.search_plan import HALF_LIFE, SearchPlan
-from sciml_cryoem.poses.search import Found
+from sciml_cryoem.poses.search_result import SearchResult
 
 
 class OffsetRange:
@@ -30,7 +30,7 @@ class OffsetRange:
         length = np.hypot(*self.tried(model).T)
         return length > length.max() - 0.5 * self._step
 
-    def outermost(self, model: MarginalDensity, found: Found) -> float:
+    def outermost(self, model: MarginalDensity, found: SearchResult) -> float:
         """Number of images whose likeliest offset is at the end of the range."""
         return float(self._at_the_end(model)[found.places[:, 0, 0]].sum())
 

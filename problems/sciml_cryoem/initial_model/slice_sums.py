@@ -4,10 +4,10 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from sciml_cryoem.imaging import fourier
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import correct_gridding
 from sciml_cryoem.imaging.symmetry import symmetrize_sums
 from sciml_cryoem.poses import search_kernels
-from sciml_cryoem.poses.image_spectra import Disc
 from sciml_cryoem.reconstruction.insertion import complete
 
 
@@ -24,7 +24,7 @@ class SliceSums:
         self._side, self._disc, self._group = side, disc, group
 
     def empty(self, classes: int) -> list[Float[np.ndarray, "P P half 3"]]:
-        """A grid for each class; float64: see `Found`."""
+        """A grid for each class; float64: see `SearchResult`."""
         padded = 2 * self._side
         return [np.zeros((padded, padded, padded // 2 + 1, 3)) for _ in range(classes)]
 

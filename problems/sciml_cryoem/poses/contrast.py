@@ -9,10 +9,12 @@ above.
 import numpy as np
 from jaxtyping import Complex, Float
 
-from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging import fourier, orientations
+from sciml_cryoem.imaging.projection import central_slices
 from sciml_cryoem.maps.masks import soft_sphere
-from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.search import Grid, Wanted, search
+from sciml_cryoem.poses.search import search
+from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 LOWEST = -0.5
 """Skewness below which particles are taken to be dark; molecules have 1.2 to 5, noise has 0 +- .1."""
@@ -49,11 +51,11 @@ def fits_negative(spectrum: Complex[np.ndarray, "P P half"], images: ImageSpectr
         images: a hundred or more, up to where map and images are compared.
     """
     disc, box = images.disc, images.disc.size
-    grid = Grid(orientations.half_turn_grid(1), orientations.shift_disc(box / 16, box / 32))
-    slices = np.empty((len(grid.rotations), len(disc)), np.complex64)
-    axes = np.ascontiguousarray(2.0 * grid.rotations[:, :2], np.float32)
-    kernels.gather(spectrum, axes, disc.kx, disc.ky, slices)
+    grid = PoseGrid(orientations.half_turn_grid(1), orientations.shift_disc(box / 16, box / 32))
+    slices = central_slices(spectrum, grid.rotations, disc)
     radius = float(np.sqrt(np.max(disc.kx**2 + disc.ky**2))) + 0.5
-    of_both = [search(images, part, grid, radius, Wanted(sums=False)).log_likelihood for part in (slices, -slices)]
+    of_both = [
+        search(images, part, grid, radius, SearchRequest(sums=False)).log_likelihood for part in (slices, -slices)
+    ]
     gain = of_both[1] - of_both[0]
     return bool(gain.mean() > max(4.0 * gain.std() / np.sqrt(len(gain)), 0.5))

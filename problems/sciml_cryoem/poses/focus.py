@@ -7,46 +7,61 @@ defocus it was given.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from sciml_cryoem.poses.polish import Observed, Polished, Reference
+from sciml_cryoem.poses.polish_values import PolishResult, ReferenceSpectrum
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 
 @dataclass(frozen=True)
-class Refocused:
+class DefocusPrior:
+    """What is known of the optics of images before their defocus is refined.
+
+    Attributes:
+        ctf: `CTF.coefficients` by the values in the file.
+        groups: noise group of each image.
+        whitening: `NoiseModel.whitening`.
+        wavelength: of the electrons, Angstrom (`ctf.wavelength`); one or one for each image.
+        deviation: of the Gaussian prior about no change, Angstrom.
+    """
+
+    ctf: Float[np.ndarray, "images 10"]
+    groups: Int[np.ndarray, " images"]
+    whitening: Float[np.ndarray, "groups shells"]
+    wavelength: Float[np.ndarray, "..."] | float
+    deviation: float = 300.0
+
+
+@dataclass(frozen=True)
+class DefocusResult:
     """Refined defoci.
 
     Attributes:
-        images: the same with the CTF's coefficients brought up to date.
+        ctf: the coefficients of the prior, brought up to date.
         offset: to be added to rlnDefocusU and rlnDefocusV, Angstrom.
         deviation: its posterior standard deviation, Angstrom; the prior's where the image says nothing.
         gain: by how much the log-likelihood (without the prior) rose.
     """
 
-    images: Observed
-    offset: Float[np.ndarray, " n"]
-    deviation: Float[np.ndarray, " n"]
-    gain: Float[np.ndarray, " n"]
+    ctf: Float[np.ndarray, "images 10"]
+    offset: Float[np.ndarray, " images"]
+    deviation: Float[np.ndarray, " images"]
+    gain: Float[np.ndarray, " images"]
 
 
 def refocus(
-    reference: Reference,
-    images: Observed,
-    poses: Polished,
-    wavelength: Float[np.ndarray, "..."] | float,
-    deviation: float = 300.0,
-) -> Refocused:
+    reference: ReferenceSpectrum, images: ImageSpectra, poses: PolishResult, prior: DefocusPrior
+) -> DefocusResult:
     """Refine the defocus of every image: scan within twice the prior's deviation, then Newton.
 
     Args:
         reference: map and points.
-        images: at the same points.
+        images: at the same points; their `transfer` is not used.
         poses: rotations, offsets and scales of the images.
-        wavelength: of the electrons, Angstrom (`ctf.wavelength`); one or one for each image.
-        deviation: of the Gaussian prior about no change, Angstrom.
+        prior: of the images.
 
     Raises:
         ValueError: arguments that do not fit each other, a deviation that is not positive.
@@ -54,30 +69,30 @@ def refocus(
     from sciml_cryoem.poses import focus_kernels
 
     count = len(images)
-    if images.values.shape[1] != len(reference.plane) or len(poses.scale) != count:
+    if images.values.shape[1] != len(reference.plane) or len(poses.scale) != count or len(prior.ctf) != count:
         raise ValueError(
-            f"{images.values.shape} values do not fit {len(poses.scale)} poses on {len(reference.plane)} points"
+            f"{images.values.shape} values do not fit {len(poses.scale)} poses on {len(reference.plane)} points and "
+            f"{len(prior.ctf)} CTFs"
         )
-    if not deviation > 0:
-        raise ValueError(f"the prior deviation of the defocus must be positive, not {deviation}")
+    if not prior.deviation > 0:
+        raise ValueError(f"the prior deviation of the defocus must be positive, not {prior.deviation}")
     packed = np.empty((count, 4, 3))
     packed[:, :3], packed[:, 3, :2], packed[:, 3, 2] = poses.rotations, poses.offsets, poses.scale
     data = (
-        np.ascontiguousarray(images.values, np.complex64),
-        np.ascontiguousarray(images.ctf, np.float32),
-        np.ascontiguousarray(images.groups, np.int64),
-        np.ascontiguousarray(images.whitening, np.float32),
+        np.ascontiguousarray(images.values),
+        np.ascontiguousarray(prior.ctf, np.float32),
+        np.ascontiguousarray(prior.groups, np.int64),
+        np.ascontiguousarray(prior.whitening[:, reference.plane.shell], np.float32),
     )
     optics = np.empty((count, 2))
-    optics[:, 0], optics[:, 1] = wavelength, deviation
-    settings = np.array([2.0 * math.pi / reference.plane.size, reference.padding, reference.reach])
+    optics[:, 0], optics[:, 1] = prior.wavelength, prior.deviation
     report = np.empty((count, 4))
-    focus_kernels.refocus(reference.grid, reference.points, reference.index, data, packed, settings, optics, report)
+    focus_kernels.refocus(reference.slice_grid(), data, packed, optics, report)
     offset = report[:, 0].copy()
-    table = np.array(images.ctf, np.float64)
+    table = np.array(prior.ctf, np.float64)
     table[:, 0:3] -= math.pi * (optics[:, 0] * offset)[:, None] * table[:, 3:6]
-    return Refocused(
-        images=replace(images, ctf=table.astype(images.ctf.dtype)),
+    return DefocusResult(
+        ctf=table.astype(prior.ctf.dtype),
         offset=offset,
         deviation=report[:, 1].copy(),
         gain=0.5 * (report[:, 2] - report[:, 3]),

@@ -10,7 +10,7 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from sciml_cryoem.poses.polish_kernels import CHUNK, _ramps, _slice
+from sciml_cryoem.poses.misfit_kernels import CHUNK, _ramps, _slice
 
 _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
 
@@ -34,7 +34,7 @@ def _misfit(pairs, points, ctf, scale, phase):
         total += re * re + im * im
         slope -= change * (re * pairs[0, p] + im * pairs[1, p])
         curvature += change * change * (pairs[0, p] * pairs[0, p] + pairs[1, p] * pairs[1, p])
-    return total, slope, curvature
+    return 2.0 * total, 2.0 * slope, 2.0 * curvature  # each point speaks for its Friedel mate as well
 
 
 @numba.njit(**_OPTIONS)
@@ -67,37 +67,34 @@ def _best(pairs, points, ctf, scale, unit, deviation):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def refocus(grid, points, index, images, poses, settings, optics, report):
+def refocus(slices, images, poses, prior, report):
     """Refine the defocus of many images, one after the other.
 
     Args:
-        grid, points, index: see `polish_kernels.evaluate`.
-        images: see `polish_kernels.refine`.
-        poses: (images, 4, 3) as in `polish_kernels.evaluate`; not changed.
-        settings: (3,) float64: 2 pi / n, padding, largest |kx| or |ky|.
-        optics: (images, 2) float64: wavelength and prior deviation of the defocus, Angstrom.
+        slices: `SliceGrid`.
+        images: values (images, points) complex64, whitened; CTF (images, 10) float32; groups (images,) int64; whitening
+            (groups, points) float32.
+        poses: (images, 4, 3) as in `misfit_kernels.evaluate`; not changed.
+        prior: (images, 2) float64: wavelength and prior deviation of the defocus, Angstrom.
         report: (images, 4), out: offset of the defocus and its posterior deviation (Angstrom), misfit before and after.
     """
     values, ctf, groups, whitening = images
-    count = points.shape[1]
-    image, work = np.empty((3, count), np.float32), np.empty((8, CHUNK), np.float32)
+    count = slices.points.shape[1]
+    work = np.empty((8, CHUNK), np.float32)
     pairs = np.empty((4, count), np.float32)  # slice without its CTF, image turned into its frame
     axes = np.empty((3, 3), np.float32)
     for i in range(poses.shape[0]):
-        for p in range(count):
-            root = points[2, p]
-            image[0, p] = whitening[groups[i], index[2, p]] * root
-            image[1, p], image[2, p] = values[i, p].real * root, values[i, p].imag * root
+        image = whitening[groups[i]], values[i]
         for j in range(3):
             for k in range(3):
-                axes[j, k] = poses[i, j, k] * settings[1]
-        ramps = _ramps(poses[i, 3, 0], poses[i, 3, 1], settings)
+                axes[j, k] = poses[i, j, k] * slices.padding
+        ramps = _ramps(poses[i, 3, 0], poses[i, 3, 1], slices)
         for start in range(0, count, CHUNK):
             stop = min(start + CHUNK, count)
-            _slice(grid, axes, points, index, image, ramps, np.float32(0.0), (start, stop), work)
+            _slice(slices, axes, image, ramps, np.float32(0.0), (start, stop), work)
             for p in range(start, stop):
                 pairs[0, p], pairs[1, p] = work[0, p - start], work[1, p - start]
                 pairs[2, p], pairs[3, p] = work[6, p - start], work[7, p - start]
-        unit = -math.pi * optics[i, 0]
-        found = _best(pairs, points, ctf[i], poses[i, 3, 2], unit, optics[i, 1])
+        unit = -math.pi * prior[i, 0]
+        found = _best(pairs, slices.points, ctf[i], poses[i, 3, 2], unit, prior[i, 1])
         report[i, 0], report[i, 1], report[i, 2], report[i, 3] = found

@@ -1,236 +1,39 @@
 """Compiled loops of the continuous refinement of poses: Levenberg-Marquardt for each image. numba, serial, cached.
 
-One evaluation of an image reads value and gradient of the trilinear interpolation at every slice point in one gather,
-and reduces them to `MOMENTS` sums, of which misfit, best scale, gradient and Gauss-Newton matrix all are closed forms.
-The points go through in chunks: `_slice` (scalar, eight corners a point) fills buffers in the first cache,
-`_moments` (vectorised) reduces them. Sums are float32 within a chunk, float64 across.
-
-Turning the view by a small rotation vector w, A <- exp([w]) A, moves the slice point of k = (kx, ky, 0) by A^T (k x w).
-With Gx, Gy, Gz the gradient of the transform along the axes of the view, an image point changes by
-
-    d/dw = (-ky Gz, kx Gz, ky Gx - kx Gy),    d/d offset = 2 pi i / n (kx, ky) P
-
-so that the matrix needs only sums of products of three complex numbers, P, Z = Gz and D = ky Gx - kx Gy.
+`misfit_kernels.evaluate` gives misfit, gradient and Gauss-Newton matrix of one pose; here are the steps between.
 """
 
 import math
-from typing import no_type_check  # numba cannot compile what a run-time type checker has wrapped
+from typing import NamedTuple, no_type_check  # numba cannot compile what a run-time type checker has wrapped
 
 import numba
 import numpy as np
 
+from sciml_cryoem.poses.misfit_kernels import CHUNK, MOMENTS, evaluate
+
 _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
-_REDUCTION = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz", "reassoc"}}
-
-CHUNK = 256
-"""Points whose slice values are in the buffers at once."""
-
-MOMENTS = 25
-"""Length of the vector of sums; `_moments` says which."""
-
-UNKNOWNS = 5
-"""Rotation vector (3, radian, axes of the view) and offset (2, pixels)."""
 
 
-@numba.njit(**_OPTIONS)
-@no_type_check
-def _lerp(rows, i, part, fx, fy, fz):
-    """Trilinear value of a cell and its derivatives along x, y, z.
+class StepLimits(NamedTuple):
+    """When Levenberg-Marquardt stops, and how far a step may go.
 
-    Args:
-        rows: along x, (voxels, 2), through the corners (z, y) = (0, 0), (0, 1), (1, 0), (1, 1).
-        i: lower corner in x. part: 0 for the real, 1 for the imaginary part. fx, fy, fz: place within the cell.
+    Attributes:
+        least_turn: a step that turns less (radian) and moves less than `least_move` is the last.
+        least_move: in pixels.
+        longest_turn: of one step, radian.
+        longest_move: of one step, pixels.
+        evaluations: of the misfit, at most.
+        damping: of the first step, as a fraction of the diagonal.
+        gain: a step that promises to raise the log-likelihood by less is the last.
     """
-    c000, c001 = rows[0][i, part], rows[0][i + 1, part]
-    c010, c011 = rows[1][i, part], rows[1][i + 1, part]
-    c100, c101 = rows[2][i, part], rows[2][i + 1, part]
-    c110, c111 = rows[3][i, part], rows[3][i + 1, part]
-    x00, x01, x10, x11 = c001 - c000, c011 - c010, c101 - c100, c111 - c110
-    v00, v01, v10, v11 = c000 + fx * x00, c010 + fx * x01, c100 + fx * x10, c110 + fx * x11
-    y0, y1 = v01 - v00, v11 - v10
-    u0, u1 = v00 + fy * y0, v10 + fy * y1
-    dz = u1 - u0
-    x0, x1 = x00 + fy * (x01 - x00), x10 + fy * (x11 - x10)
-    return u0 + fz * dz, x0 + fz * (x1 - x0), y0 + fz * (y1 - y0), dz
 
-
-@numba.njit(**_OPTIONS)
-@no_type_check
-def _slice(grid, axes, points, index, image, ramps, scale, span, work):
-    """Fill `work` with P, Z, D and the residual, real and imaginary parts, of a span of points (first, and one past
-    the last).
-
-    P, Z, D are multiplied by the transfer. The residual is the image value, turned by the offset into the frame of the
-    reference, less `scale` times P.
-    """
-    start, stop = span
-    center = (grid.shape[0] - 1) // 2
-    a00, a01, a02 = axes[0, 0], axes[0, 1], axes[0, 2]
-    a10, a11, a12 = axes[1, 0], axes[1, 1], axes[1, 2]
-    a20, a21, a22 = axes[2, 0], axes[2, 1], axes[2, 2]
-    zero, one = np.float32(0.0), np.float32(1.0)
-    for p in range(start, stop):
-        j = p - start
-        kx, ky = points[0, p], points[1, p]
-        x, y, z = a00 * kx + a10 * ky, a01 * kx + a11 * ky, a02 * kx + a12 * ky
-        sign = one
-        if x < zero:  # read the Friedel mate: conjugate value, and a gradient that is minus the conjugate
-            x, y, z, sign = -x, -y, -z, -one
-        floor_y, floor_z = np.float32(math.floor(y)), np.float32(math.floor(z))
-        i, m, n = int(x), int(floor_y) + center, int(floor_z) + center
-        fx, fy, fz = x - np.float32(i), y - floor_y, z - floor_z
-        rows = (grid[n, m], grid[n, m + 1], grid[n + 1, m], grid[n + 1, m + 1])
-        pr, xr, yr, zr = _lerp(rows, i, 0, fx, fy, fz)
-        pi, xi, yi, zi = _lerp(rows, i, 1, fx, fy, fz)
-        transfer = image[0, p]
-        mirrored = transfer * sign
-        dx, dy, dz = ky * a00 - kx * a10, ky * a01 - kx * a11, ky * a02 - kx * a12
-        pr, pi = transfer * pr, mirrored * pi
-        work[0, j], work[1, j] = pr, pi
-        work[2, j] = mirrored * (a20 * xr + a21 * yr + a22 * zr)
-        work[3, j] = transfer * (a20 * xi + a21 * yi + a22 * zi)
-        work[4, j] = mirrored * (dx * xr + dy * yr + dz * zr)
-        work[5, j] = transfer * (dx * xi + dy * yi + dz * zi)
-        column, row = index[0, p], index[1, p]
-        cosine = ramps[0, column] * ramps[2, row] - ramps[1, column] * ramps[3, row]
-        sine = ramps[0, column] * ramps[3, row] + ramps[1, column] * ramps[2, row]
-        work[6, j] = image[1, p] * cosine + image[2, p] * sine - scale * pr
-        work[7, j] = image[2, p] * cosine - image[1, p] * sine - scale * pi
-
-
-@numba.njit(**_REDUCTION)
-@no_type_check
-def _moments(work, points, start, stop, total):
-    """Add the sums of one chunk to `total`. R is the residual; x and y stand for kx and ky.
-
-    0-3: |P|^2 times 1, xx, xy, yy. 4-6: |Z|^2 times xx, xy, yy. 7-9: Im conj(Z) P times xx, xy, yy. 10-11: Re conj(Z) D
-    times x, y. 12: |D|^2. 13-14: Im conj(D) P times x, y. 15-16: Re conj(Z) R times x, y. 17: Re conj(D) R.
-    18-19: Im conj(P) R times x, y. 20: Re conj(P) R. 21-22: Re conj(Z) P times x, y. 23: Re conj(D) P. 24: |R|^2.
-    """
-    zero = np.float32(0.0)
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = s10 = s11 = s12 = zero
-    for p in range(start, stop):
-        j = p - start
-        kx, ky = points[0, p], points[1, p]
-        pr, pi, zr, zi, dr, di = work[0, j], work[1, j], work[2, j], work[3, j], work[4, j], work[5, j]
-        xx, xy, yy = kx * kx, kx * ky, ky * ky
-        pp, zz, zp = pr * pr + pi * pi, zr * zr + zi * zi, zr * pi - zi * pr
-        zd = zr * dr + zi * di
-        s0 += pp
-        s1 += pp * xx
-        s2 += pp * xy
-        s3 += pp * yy
-        s4 += zz * xx
-        s5 += zz * xy
-        s6 += zz * yy
-        s7 += zp * xx
-        s8 += zp * xy
-        s9 += zp * yy
-        s10 += zd * kx
-        s11 += zd * ky
-        s12 += dr * dr + di * di
-    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = t8 = t9 = t10 = t11 = zero
-    for p in range(start, stop):
-        j = p - start
-        kx, ky = points[0, p], points[1, p]
-        pr, pi, zr, zi, dr, di = work[0, j], work[1, j], work[2, j], work[3, j], work[4, j], work[5, j]
-        vr, vi = work[6, j], work[7, j]
-        dp, zy, py, zp = dr * pi - di * pr, zr * vr + zi * vi, pr * vi - pi * vr, zr * pr + zi * pi
-        t0 += dp * kx
-        t1 += dp * ky
-        t2 += zy * kx
-        t3 += zy * ky
-        t4 += dr * vr + di * vi
-        t5 += py * kx
-        t6 += py * ky
-        t7 += pr * vr + pi * vi
-        t8 += zp * kx
-        t9 += zp * ky
-        t10 += dr * pr + di * pi
-        t11 += vr * vr + vi * vi
-    sums = (s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11)
-    for j in range(MOMENTS):
-        total[j] += sums[j]
-
-
-@numba.njit(**_OPTIONS)
-@no_type_check
-def _ramps(x, y, settings):
-    """Cosine and sine of the phase of an offset along kx = 0 ... reach, then along ky = -reach ... reach."""
-    turn, reach = settings[0], int(settings[2])
-    ramps = np.empty((4, 2 * reach + 1), np.float32)
-    for j in range(2 * reach + 1):
-        ramps[0, j], ramps[1, j] = math.cos(turn * x * j), math.sin(turn * x * j)
-        angle = turn * y * (j - reach)
-        ramps[2, j], ramps[3, j] = math.cos(angle), math.sin(angle)
-    return ramps
-
-
-@numba.njit(**_OPTIONS)
-@no_type_check
-def evaluate(grid, points, index, image, pose, settings, work, total, normal):
-    """Misfit of one image at one pose, with the Gauss-Newton equations there.
-
-    Args:
-        grid: (S, S, X, 2) float32, reference around its origin, axes z y x (`crop`).
-        points: (3, points) float32: kx, ky, root of the multiplicity.
-        index: (3, points) int32: row of the ramp tables for kx and for ky, shell.
-        image: (3, points) float32: transfer, real and imaginary part of the image, all times the root.
-        pose: (4, 3) float64: rotation A in rows 0-2, then offset (x, y) and the scale to start from.
-        settings: float64; see `refine`.
-        work, total: scratch, (8, CHUNK) float32 and (MOMENTS,) float64.
-        normal: (5, 6) float64, out: Gauss-Newton matrix and right-hand side of the step.
-
-    Returns:
-        The misfit at the best scale, and that scale.
-    """
-    padding = settings[1]
-    ramps = _ramps(pose[3, 0], pose[3, 1], settings)
-    axes = np.empty((3, 3), np.float32)
-    for i in range(3):
-        for j in range(3):
-            axes[i, j] = pose[i, j] * padding
-    total[:] = 0.0
-    count = points.shape[1]
-    scale = np.float32(pose[3, 2])
-    for start in range(0, count, CHUNK):
-        stop = min(start + CHUNK, count)
-        _slice(grid, axes, points, index, image, ramps, scale, (start, stop), work)
-        _moments(work, points, start, stop, total)
-    return _close(total, float(scale), settings, normal)
-
-
-@numba.njit(**_OPTIONS)
-@no_type_check
-def _close(t, start, settings, normal):
-    """Best scale, misfit there, and the equations of the step, from the sums."""
-    turn, free, lowest, highest = settings[0], settings[3] > 0, settings[4], settings[5]
-    scale = start
-    if free and t[0] > 0:
-        scale = min(max(start + t[20] / t[0], lowest), highest)
-    change = scale - start
-    misfit = t[24] - 2.0 * change * t[20] + change * change * t[0]
-    square = scale * scale
-    h = normal
-    h[0, 0], h[0, 1], h[1, 1] = t[6], -t[5], t[4]
-    h[0, 2], h[1, 2], h[2, 2] = -t[11], t[10], t[12]
-    h[0, 3], h[0, 4], h[1, 3], h[1, 4] = turn * t[8], turn * t[9], -turn * t[7], -turn * t[8]
-    h[2, 3], h[2, 4] = -turn * t[13], -turn * t[14]
-    h[3, 3], h[3, 4], h[4, 4] = turn * turn * t[1], turn * turn * t[2], turn * turn * t[3]
-    along = (-t[22], t[21], t[23])  # products of the derivatives with P
-    if free and lowest < scale < highest and t[0] > 0:  # the scale follows the pose: eliminate it
-        for i in range(3):
-            for j in range(i, 3):
-                h[i, j] -= along[i] * along[j] / t[0]
-    residual = (-t[16], t[15], t[17])
-    for i in range(3):
-        h[i, 5] = scale * (residual[i] - change * along[i])
-    h[3, 5], h[4, 5] = scale * turn * t[18], scale * turn * t[19]
-    for i in range(5):
-        for j in range(i, 5):
-            h[i, j] *= square
-            h[j, i] = h[i, j]
-    return misfit, scale
+    least_turn: float
+    least_move: float
+    longest_turn: float
+    longest_move: float
+    evaluations: int
+    damping: float
+    gain: float
 
 
 @numba.njit(**_OPTIONS)
@@ -286,17 +89,17 @@ def turned(pose, step, out):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _limit(step, settings):
-    """Shorten a step to the longest turn and move allowed; tell whether it was shorter than the tolerances."""
+def _limit(step, limits):
+    """Shorten a step to the longest turn and move allowed; tell whether it was shorter than the least ones."""
     angle = math.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2)
     move = math.sqrt(step[3] ** 2 + step[4] ** 2)
-    if angle > settings[8]:
+    if angle > limits.longest_turn:
         for j in range(3):
-            step[j] *= settings[8] / angle
-    if move > settings[9]:
-        step[3] *= settings[9] / move
-        step[4] *= settings[9] / move
-    return angle < settings[6] and move < settings[7]
+            step[j] *= limits.longest_turn / angle
+    if move > limits.longest_move:
+        step[3] *= limits.longest_move / move
+        step[4] *= limits.longest_move / move
+    return angle < limits.least_turn and move < limits.least_move
 
 
 @numba.njit(**_OPTIONS)
@@ -310,15 +113,15 @@ def _copy(source, target):
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def _search(grid, points, index, image, pose, settings, work, normal):
+def _search(slices, image, pose, scale_range, limits, work, normal):
     """Levenberg-Marquardt from `pose`, which is changed in place; returns first and last misfit, and evaluations."""
     total, lower, step = np.empty(MOMENTS), np.zeros((5, 5)), np.empty(5)
     trial, other = np.empty((4, 3)), np.empty((5, 6))
     _copy(pose, trial)
-    first, misfit, damping, used, last = 0.0, 0.0, settings[11], 0, False
+    first, misfit, damping, used, last = 0.0, 0.0, limits.damping, 0, False
     while True:
-        # The only call: what is compiled doubles with a second one.
-        found, trial[3, 2] = evaluate(grid, points, index, image, trial, settings, work, total, other)
+        # Keep a single call site: numba inlines it, and a second one would double compile time.
+        found, trial[3, 2] = evaluate(slices, image, trial, scale_range, (work, total), other)
         used += 1
         if used == 1:
             first = found
@@ -330,7 +133,7 @@ def _search(grid, points, index, image, pose, settings, work, normal):
                 damping *= 0.1
         else:
             damping = max(10.0 * damping, 1.0)  # at least half the step: below, the next would be much the same
-        if last or used >= settings[10]:
+        if last or used >= limits.evaluations:
             return first, misfit, used
         while not factor(normal, damping, lower):
             damping *= 10.0
@@ -342,63 +145,28 @@ def _search(grid, points, index, image, pose, settings, work, normal):
         promise = 0.0  # by how much the log-likelihood would rise if the model were exact
         for j in range(5):
             promise += 0.5 * step[j] * normal[j, 5]
-        last = _limit(step, settings) or promise < settings[12]
+        last = _limit(step, limits) or promise < limits.gain
         turned(pose, step, trial)
 
 
 @numba.njit(**_OPTIONS)
 @no_type_check
-def fill(values, ctf, whitening, points, index, image):
-    """Transfer (CTF times whitening) and image values of one image, all times the root of the multiplicity."""
-    pxx, pxy, pyy, rxx, rxy, ryy = ctf[0], ctf[1], ctf[2], ctf[3], ctf[4], ctf[5]
-    quartic, constant, damping, scale = ctf[6], ctf[7], ctf[8], ctf[9]
-    for p in range(points.shape[1]):
-        kx, ky, root = points[0, p], points[1, p], points[2, p]
-        square = rxx * kx * kx + rxy * kx * ky + ryy * ky * ky
-        gamma = pxx * kx * kx + pxy * kx * ky + pyy * ky * ky + quartic * square * square + constant
-        transfer = -math.sin(gamma) * scale
-        if damping != 0:
-            transfer *= math.exp(-damping * square)
-        image[0, p] = transfer * whitening[index[2, p]] * root
-        image[1, p], image[2, p] = values[p].real * root, values[p].imag * root
-
-
-@numba.njit(**_OPTIONS)
-@no_type_check
-def refine(grid, points, index, images, which, poses, settings, report, normals):
+def refine(slices, images, which, poses, scale_range, limits, report, normals):
     """Refine many poses, one after the other.
 
     Args:
-        grid, points, index: see `evaluate`.
-        images: values (images, points) complex64, CTF (images, 10) float32, groups (images,) int64, whitening (groups,
-            shells) float32.
+        slices: `SliceGrid`.
+        images: transfer (images, points) float32 and values (images, points) complex64, whitened.
         which: (jobs,) int64, the image of each job.
         poses: (jobs, 4, 3) float64 as in `evaluate`; changed in place.
-        settings: (13,) float64: 2 pi / n, padding, largest |kx| or |ky|, 1 if the scale is free, lowest and highest
-            scale, tolerance (radian, pixels), longest step (radian, pixels), most evaluations, first damping, least
-            gain.
+        scale_range: `ScaleRange`.
+        limits: `StepLimits`.
         report: (jobs, 3), out: first and last misfit, evaluations.
         normals: (jobs, 5, 6), out: Gauss-Newton equations at the end.
     """
-    values, ctf, groups, whitening = images
-    image, work = np.empty((3, points.shape[1]), np.float32), np.empty((8, CHUNK), np.float32)
-    last = -1
+    transfer, values = images
+    work = np.empty((8, CHUNK), np.float32)
     for job in range(which.shape[0]):
-        i = which[job]
-        if i != last:
-            fill(values[i], ctf[i], whitening[groups[i]], points, index, image)
-            last = i
-        found = _search(grid, points, index, image, poses[job], settings, work, normals[job])
+        image = transfer[which[job]], values[which[job]]
+        found = _search(slices, image, poses[job], scale_range, limits, work, normals[job])
         report[job, 0], report[job, 1], report[job, 2] = found
-
-
-@numba.njit(**_OPTIONS)
-@no_type_check
-def crop(spectrum, out):
-    """Copy what is near the origin of a half spectrum (FFT order) to (S, S, X, 2), origin in the middle of z and y."""
-    size, center = spectrum.shape[0], (out.shape[0] - 1) // 2
-    for z in range(out.shape[0]):
-        for y in range(out.shape[1]):
-            for x in range(out.shape[2]):
-                value = spectrum[(z - center) % size, (y - center) % size, min(x, size // 2)]
-                out[z, y, x, 0], out[z, y, x, 1] = value.real, value.imag

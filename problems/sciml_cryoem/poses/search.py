@@ -12,88 +12,35 @@ is a third product, or a short loop when few poses of an image are likely; only 
 inserted into a volume.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex
 
-from sciml_cryoem.imaging.orientations import HALF_TURN
 from sciml_cryoem.imaging.threads import in_threads
 from sciml_cryoem.poses import search_kernels
-from sciml_cryoem.poses.image_spectra import ImageSpectra
+from sciml_cryoem.poses.search_result import APART_DEG, CUTOFF, PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
+from sciml_cryoem.reconstruction.resources import Memory
 
-CUTOFF = 12.0
-"""Poses less likely than exp(-CUTOFF) of the best one of their image are left out."""
+RATE = 4e10
+"""Floating-point operations of a search a second and core, exponentials included (measured)."""
 SPARSE = 0.08
 """Share of likely poses below which the sums of an image are a loop, not a matrix product."""
-APART_DEG = 25.0
-"""Least turn between two poses that are given for one image."""
 _COSINE = np.float32(np.cos(np.radians(APART_DEG)))
 _TOGETHER = 16  # images in a product at most: of a batch of 100, two processes are to have about half each
 _THREAD = 256  # images that are worth a thread, whose sums must be added to the others'
 _SCORES = 1 << 18  # scores per matrix product: both products of a chunk stay in a core's cache
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a batch of images says.
-
-    Attributes:
-        numerator: (orientations, points). denominator: likewise. Compiled loops add them up in double precision:
-            in the first steps of a search rounding grows from step to step until it decides how the molecule lies, and
-            the result would depend on how many processes share the images.
-        log_likelihood: (images,) log of the mean likelihood over all poses of the grid, relative to an empty map.
-        places: (images, poses, 3) the likeliest poses, best first: shift, orientation, and 1 for psi + 180 degrees.
-        evaluated: scores computed.
-    """
-
-    numerator: Complex[np.ndarray, "orientations points"]
-    denominator: Float[np.ndarray, "orientations points"]
-    log_likelihood: Float[np.ndarray, " images"]
-    places: Int[np.ndarray, "images poses 3"]
-    evaluated: int
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Poses that are tried.
-
-    Attributes:
-        rotations: (orientations, 3, 3) of a half-turn grid (`orientations`). shifts: (shifts, 2), (x, y) in pixels.
-    """
-
-    rotations: Float[np.ndarray, "orientations 3 3"]
-    shifts: Float[np.ndarray, "shifts 2"]
-
-    def poses(self, places: Int[np.ndarray, "*batch 3"]) -> tuple[np.ndarray, np.ndarray]:
-        """Rotations (*batch, 3, 3) and offsets (*batch, 2) of places on the grid; with several classes, of each
-        alike."""
-        turn = np.where(places[..., 2, None, None] == 1, HALF_TURN, np.eye(3))
-        return turn @ self.rotations[places[..., 1] % len(self.rotations)], self.shifts[places[..., 0]]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of a search besides likelihoods.
-
-    Attributes:
-        sums: whether what each orientation collects is wanted.
-        poses: how many likely ones of each image are, at least `APART_DEG` apart (of several references: only the
-            best).
-    """
-
-    sums: bool = True
-    poses: int = 1
-
-
 def search(
     images: ImageSpectra,
     slices: Complex[np.ndarray, "orientations points"],
-    grid: Grid,
+    grid: PoseGrid,
     radius: float,
-    wanted: Wanted | None = None,
+    wanted: SearchRequest | None = None,
     device: str = "cpu",
-) -> Found:
+) -> SearchResult:
     """Score images on a grid of poses.
 
     Args:
@@ -101,14 +48,14 @@ def search(
         slices: of the reference at the points of `images`, one a rotation of the grid; of several references in turn.
         grid: what is tried.
         radius: only points within it are scored; the others only collect.
-        wanted: by default `Wanted()`.
+        wanted: by default `SearchRequest()`.
         device: "cpu" for compiled loops; "torch" for torch on the CPU; "cuda". The same to what single precision
             leaves; of poses as likely as each other either may be given.
 
     Raises:
         InputError: a GPU whose memory does not hold one image.
     """
-    wanted = wanted or Wanted()
+    wanted = wanted or SearchRequest()
     if device == "cpu":
         work = lambda part: _search(images.take(part), slices, grid, radius, wanted)
         return _joined(in_threads(len(images), _THREAD, work, together(len(slices), len(grid.shifts))))
@@ -123,7 +70,7 @@ def together(orientations: int, shifts: int) -> int:
     return min(max(1, _SCORES // (orientations * shifts)), _TOGETHER)
 
 
-def _joined(parts: list[Found]) -> Found:
+def _joined(parts: list[SearchResult]) -> SearchResult:
     """What several batches say together; the sums of the first are used up."""
     first, *others = parts
     if not others:
@@ -139,7 +86,9 @@ def _joined(parts: list[Found]) -> Found:
     )
 
 
-def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float, wanted: Wanted) -> Found:
+def _search(
+    images: ImageSpectra, slices: np.ndarray, grid: PoseGrid, radius: float, wanted: SearchRequest
+) -> SearchResult:
     """`search` by compiled loops."""
     disc, count = images.disc, len(slices)
     scored = disc.within(radius)
@@ -147,7 +96,7 @@ def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float,
     power = np.square(np.abs(slices[:, :scored])).astype(np.float32)
     shifts = grid.shifts
     phases = disc.phases(shifts)
-    found = Found(
+    found = SearchResult(
         numerator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.complex128),
         denominator=np.zeros((count, len(disc)) if wanted.sums else (0, 0), np.float64),
         log_likelihood=np.empty(len(images)),
@@ -169,7 +118,7 @@ def _search(images: ImageSpectra, slices: np.ndarray, grid: Grid, radius: float,
     return found
 
 
-def _collect(found: Found, part: slice, scores: tuple, shifted: np.ndarray, squares: np.ndarray) -> None:
+def _collect(found: SearchResult, part: slice, scores: tuple, shifted: np.ndarray, squares: np.ndarray) -> None:
     """Posterior and sums of a chunk of images."""
     plus, minus, norms, turns = scores
     turns = np.resize(turns, (plus.shape[2], 9))  # several references share the grid
@@ -192,3 +141,22 @@ def _collect(found: Found, part: slice, scores: tuple, shifted: np.ndarray, squa
         real += p.T @ np.ascontiguousarray(np.real(values))
         imaginary += m.T @ np.ascontiguousarray(np.imag(values))
         found.denominator[:] += plus[dense].sum(1).T @ squares[dense]
+
+
+def search_memory(images: int, slices: float, points: float) -> Memory:
+    """What a search with sums takes besides the images: slices, their sums, and the squares and norms of all images.
+
+    Args:
+        images: that are searched together.
+        slices: orientations of all references.
+        points: collected.
+    """
+    return [
+        ("squares of the CTF, norms of the slices", images * 4.0 * (points + slices)),
+        ("slices of the map and their sums", slices * points * 28.0),
+    ]
+
+
+def search_seconds(images: float, slices: float, shifts: float, points: float) -> float:
+    """Rough time of a search on one core."""
+    return 4.0 * images * slices * shifts * points / RATE

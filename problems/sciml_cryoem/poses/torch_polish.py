@@ -1,4 +1,4 @@
-"""The loops of `polish_kernels.py` as torch operations, all images of a chunk at once: for GPUs.
+"""The loops of `polish_kernels` and `misfit_kernels` as torch operations, all images of a chunk at once: for GPUs.
 
 Same steps, acceptance and stopping; numbers agree to what single precision leaves. Levenberg-Marquardt runs in lockstep
 over the images that have not stopped. Products of the seven rows (five derivatives, prediction, residual) of each image
@@ -6,24 +6,24 @@ are one batched matrix product, from which everything else is 5 x 5 algebra in d
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from sciml_cryoem.imaging import ctf as ctf_module
 from sciml_cryoem.imaging.devices import in_parts, torch_device
-from sciml_cryoem.poses.polish import Observed, PolishOptions, Reference
+from sciml_cryoem.poses.polish_values import PolishOptions, ReferenceSpectrum
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 _CHUNK = 1 << 22  # points at once on a GPU, about 1.5 GB
 _CHUNK_CPU = 1 << 17
 
 
 @dataclass(frozen=True)
-class _Data:
-    """One chunk of images, times the root of the multiplicity, and the points."""
+class _DeviceImages:
+    """One chunk of whitened images, and the points."""
 
     flat: Complex[Tensor, " voxels"]
     shape: tuple[int, int, int]
@@ -33,13 +33,13 @@ class _Data:
     turn: float
     padding: float
 
-    def take(self, which: Int[Tensor, " some"]) -> "_Data":
+    def take(self, which: Int[Tensor, " some"]) -> "_DeviceImages":
         """Some of the images."""
-        return _Data(self.flat, self.shape, self.k, self.values[which], self.transfer[which], self.turn, self.padding)
+        return replace(self, values=self.values[which], transfer=self.transfer[which])
 
 
-def _slices(data: _Data, axes: Float[Tensor, "images 3 3"]) -> tuple[Tensor, Tensor, Tensor]:
-    """P, Z and D of `polish_kernels`: slice values and the derivatives that rotations need."""
+def _slices(data: _DeviceImages, axes: Float[Tensor, "images 3 3"]) -> tuple[Tensor, Tensor, Tensor]:
+    """P, Z and D of `misfit_kernels`: slice values and the derivatives that rotations need."""
     kx, ky = data.k
     place = axes[:, 0, :, None] * kx + axes[:, 1, :, None] * ky
     mate = place[:, 0] < 0
@@ -73,7 +73,9 @@ def _slices(data: _Data, axes: Float[Tensor, "images 3 3"]) -> tuple[Tensor, Ten
     return data.transfer * value, data.transfer * view, data.transfer * plane
 
 
-def _evaluate(data: _Data, pose: Float[Tensor, "images 4 3"], options: PolishOptions) -> tuple[Tensor, Tensor, Tensor]:
+def _evaluate(
+    data: _DeviceImages, pose: Float[Tensor, "images 4 3"], options: PolishOptions
+) -> tuple[Tensor, Tensor, Tensor]:
     """Misfit at the best scale, that scale, and the Gauss-Newton equations (images, 5, 6); double precision."""
     kx, ky = data.k
     start = pose[:, 3, 2]
@@ -82,7 +84,7 @@ def _evaluate(data: _Data, pose: Float[Tensor, "images 4 3"], options: PolishOpt
     residual = data.values * torch.polar(torch.ones_like(angle), -angle) - start[:, None].float() * p
     rows = torch.stack([-ky * z, kx * z, d, 1j * data.turn * kx * p, 1j * data.turn * ky * p, p, residual], 1)
     rows = torch.view_as_real(rows.resolve_conj()).flatten(2)
-    gram = (rows @ rows.mT).double()
+    gram = 2.0 * (rows @ rows.mT).double()  # each point speaks for its Friedel mate as well
     lowest, highest = options.scale_range
     power, free = gram[:, 5, 5], torch.zeros_like(start, dtype=torch.bool)
     scale = start
@@ -135,7 +137,7 @@ def _turned(pose: Tensor, step: Tensor) -> Tensor:
     return out
 
 
-def _search(data: _Data, pose: Tensor, options: PolishOptions) -> tuple[Tensor, Tensor, Tensor]:
+def _search(data: _DeviceImages, pose: Tensor, options: PolishOptions) -> tuple[Tensor, Tensor, Tensor]:
     """Refine the poses of a chunk: changes `pose`, returns (first misfit, last misfit, evaluations) and equations."""
     misfit, pose[:, 3, 2], normal = _evaluate(data, pose, options)
     first, used = misfit.clone(), torch.ones_like(misfit)
@@ -157,8 +159,8 @@ def _search(data: _Data, pose: Tensor, options: PolishOptions) -> tuple[Tensor, 
     return torch.stack([first, misfit, used], 1), normal, pose
 
 
-def _grid(reference: Reference, device: torch.device) -> Complex[Tensor, "S S X"]:
-    """`Reference.grid` on the device; made there of a spectrum that is a tensor."""
+def _grid(reference: ReferenceSpectrum, device: torch.device) -> Complex[Tensor, "S S X"]:
+    """`ReferenceSpectrum.grid` on the device; made there of a spectrum that is a tensor."""
     if isinstance(reference.spectrum, np.ndarray):
         return torch.view_as_complex(torch.from_numpy(reference.grid)).to(device)  # a fraction of the whole to send
     spectrum = reference.spectrum.to(device)
@@ -170,8 +172,8 @@ def _grid(reference: Reference, device: torch.device) -> Complex[Tensor, "S S X"
 
 
 def refine(
-    reference: Reference,
-    images: Observed,
+    reference: ReferenceSpectrum,
+    images: ImageSpectra,
     which: Int[np.ndarray, " jobs"],
     poses: Float[np.ndarray, "jobs 4 3"],
     options: PolishOptions,
@@ -180,22 +182,16 @@ def refine(
     """Refine poses, which are changed in place; see `polish_kernels.refine` for arguments and results."""
     place = torch_device(device)
     grid, plane = _grid(reference, place), reference.plane
-    points = torch.from_numpy(reference.points).to(place)
-    shells = torch.from_numpy(np.ascontiguousarray(plane.shell)).to(place)
-    whitening = torch.from_numpy(np.ascontiguousarray(images.whitening, np.float32)).to(place)
-    values = torch.as_tensor(images.values)
+    points = torch.from_numpy(np.stack([plane.kx, plane.ky])).to(place)
     turn = 2.0 * math.pi / plane.size
     shape = (grid.shape[0], grid.shape[1], grid.shape[2])
     report, normals = np.empty((len(which), 3)), np.empty((len(which), 5, 6))
 
     @torch.no_grad()
     def work(part: slice) -> None:
-        mine = torch.from_numpy(which[part])
-        groups = torch.from_numpy(images.groups[which[part]].astype(np.int64)).to(place)
-        table = torch.from_numpy(images.ctf[which[part]].astype(np.float32)).to(place)
-        transfer = ctf_module.evaluate(table, points[0], points[1]) * whitening[groups][:, shells] * points[2]
-        observed = values[mine.to(values.device)].to(place, torch.complex64) * points[2]
-        data = _Data(grid.reshape(-1), shape, points[:2], observed, transfer, turn, float(reference.padding))
+        mine = images.take(which[part])
+        values, transfer = (torch.from_numpy(array).to(place) for array in (mine.values, mine.transfer))
+        data = _DeviceImages(grid.reshape(-1), shape, points, values, transfer, turn, float(reference.padding))
         found, equations, pose = _search(data, torch.from_numpy(poses[part]).to(place, copy=True), options)
         report[part], normals[part], poses[part] = found.cpu(), equations.cpu(), pose.cpu()
 

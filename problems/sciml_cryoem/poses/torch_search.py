@@ -13,14 +13,14 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from sciml_cryoem.imaging.devices import in_parts, memory_budget, torch_device
-from sciml_cryoem.poses.image_spectra import ImageSpectra
-from sciml_cryoem.poses.search import APART_DEG, CUTOFF, Found, Grid, Wanted
+from sciml_cryoem.poses.search_result import APART_DEG, CUTOFF, PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 _BYTES, _BYTES_CPU = 1 << 30, 1 << 23  # of a chunk: enough to keep a GPU busy; near what the caches of a CPU hold
 
 
 @dataclass(frozen=True)
-class _Tried:
+class _DeviceGrid:
     """Slices and shifts on the device: twice the real and the imaginary parts of the slices, their power, the phases
     of the shifts, and the rotation of each slice."""
 
@@ -31,7 +31,7 @@ class _Tried:
     turns: Float[Tensor, "slices 9"]
 
     @classmethod
-    def sent(cls, slices: np.ndarray, grid: Grid, phases: np.ndarray, place: torch.device) -> "_Tried":
+    def sent(cls, slices: np.ndarray, grid: PoseGrid, phases: np.ndarray, place: torch.device) -> "_DeviceGrid":
         """Slices up to the radius that is scored; of several references in turn, which share the grid."""
         here = torch.view_as_real(_send(slices, place))
         real, imaginary = (2.0 * part for part in here.unbind(-1))
@@ -54,11 +54,11 @@ def _send(array: np.ndarray, place: torch.device) -> Tensor:
 def search(
     images: ImageSpectra,
     slices: Complex[np.ndarray, "orientations points"],
-    grid: Grid,
+    grid: PoseGrid,
     radius: float,
-    wanted: Wanted,
+    wanted: SearchRequest,
     device: str,
-) -> Found:
+) -> SearchResult:
     """Score images on a grid of poses; see `search.search` for arguments and result.
 
     Args:
@@ -70,7 +70,7 @@ def search(
     """
     place, disc = torch_device(device), images.disc
     count, n, points = len(slices), len(images), len(images.disc)
-    tried = _Tried.sent(slices[:, : disc.within(radius)], grid, disc.phases(grid.shifts), place)
+    tried = _DeviceGrid.sent(slices[:, : disc.within(radius)], grid, disc.phases(grid.shifts), place)
     log_likelihood = torch.empty(n, dtype=torch.float64, device=place)
     places = torch.empty((n, wanted.poses, 3), dtype=torch.int64, device=place)
     # Real part, imaginary part, weight; of the chunks in double precision, as those of the compiled loops.
@@ -93,7 +93,7 @@ def search(
                 total += product
 
     in_parts(n, max(1, memory_budget(place, _BYTES, _BYTES_CPU) // tried.bytes_per_image()), work)
-    return Found(
+    return SearchResult(
         numerator=torch.complex(sums[0], sums[1]).cpu().numpy(),
         denominator=sums[2].cpu().numpy(),
         log_likelihood=log_likelihood.cpu().numpy() - np.log(2.0 * count * len(grid.shifts)),
@@ -102,7 +102,7 @@ def search(
     )
 
 
-def _scores(tried: _Tried, real: Tensor, imaginary: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+def _scores(tried: _DeviceGrid, real: Tensor, imaginary: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     """Half the sum, and half the difference, of the scores at psi and at psi + 180 degrees.
 
     Args:

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from sciml.runs.files import to_json, write_atomic
 from sciml_cryoem.files.mrc import write_volume
 from sciml_cryoem.maps.fsc_files import write_fsc_xml
-from sciml_cryoem.postprocessing.halves import Halves
-from sciml_cryoem.postprocessing.postprocess import Postprocessed
+from sciml_cryoem.postprocessing.halves import HalfMaps
+from sciml_cryoem.postprocessing.postprocess import PostprocessResult
 from sciml_cryoem.postprocessing.surface import draw_surface
 
 VOLUME_PER_DALTON = 1.21
@@ -82,7 +82,7 @@ def _between_classes(values: Float[np.ndarray, " sorted"]) -> float:
     return float(0.5 * (values[best] + values[best + 1]))
 
 
-def write_deposition(folder: Path, halves: Halves, result: Postprocessed, contour: Contour) -> dict[str, Any]:
+def write_deposition(folder: Path, halves: HalfMaps, result: PostprocessResult, contour: Contour) -> dict[str, Any]:
     """Write the bundle into a folder, which is made if missing.
 
     The half maps are written anew, their values untouched: many programs leave headers without pixel size, or with the
@@ -120,7 +120,7 @@ def write_deposition(folder: Path, halves: Halves, result: Postprocessed, contou
     return manifest
 
 
-def _manifest(halves: Halves, result: Postprocessed, contour: Contour) -> dict[str, Any]:
+def _manifest(halves: HalfMaps, result: PostprocessResult, contour: Contour) -> dict[str, Any]:
     return {
         "voxel_size_angstrom": halves.pixel_size,
         "box": halves.box,

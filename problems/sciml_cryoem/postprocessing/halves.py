@@ -18,7 +18,7 @@ _PAIRS = (("half1", "half2"), ("half_1", "half_2"), ("half_map_1", "half_map_2")
 
 
 @dataclass(frozen=True)
-class Halves:
+class HalfMaps:
     """Two half maps on one grid.
 
     Attributes:
@@ -86,7 +86,7 @@ def _mate(path: Path) -> tuple[Path, Path]:
     raise InputError(f"{path}: the name does not say which half it is (`half1`); name the other one with --half2.")
 
 
-def read_halves(paths: tuple[Path, Path], pixel_size: float | None = None) -> Halves:
+def read_halves(paths: tuple[Path, Path], pixel_size: float | None = None) -> HalfMaps:
     """Read both half maps.
 
     Args:
@@ -106,7 +106,7 @@ def read_halves(paths: tuple[Path, Path], pixel_size: float | None = None) -> Ha
             raise InputError(f"{path}: all values are {volume.array.flat[0]:g}; there is nothing in this map.")
     if np.array_equal(volumes[0].array, volumes[1].array):
         raise InputError(f"{paths[0]} and {paths[1]} hold the same map; half maps come from separate halves of data.")
-    return Halves(paths, volumes[0].array, volumes[1].array, _pixel_size(volumes, pixel_size))
+    return HalfMaps(paths, volumes[0].array, volumes[1].array, _pixel_size(volumes, pixel_size))
 
 
 def _pixel_size(volumes: list[Volume], given: float | None) -> float:
@@ -124,7 +124,7 @@ def _pixel_size(volumes: list[Volume], given: float | None) -> float:
     return known[0]
 
 
-def doubts(halves: Halves) -> list[str]:
+def doubts(halves: HalfMaps) -> list[str]:
     """What about the half maps themselves makes their FSC doubtful, a sentence each; empty if nothing does."""
     found = []
     for path, volume in zip(halves.paths, (halves.first, halves.second), strict=True):

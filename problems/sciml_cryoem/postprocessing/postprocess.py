@@ -40,7 +40,7 @@ from sciml_cryoem.postprocessing.sharpening import (
 
 
 @dataclass(frozen=True)
-class Settings:
+class PostprocessOptions:
     """What decides the result.
 
     Attributes:
@@ -58,7 +58,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Postprocessed:
+class PostprocessResult:
     """The result.
 
     Attributes:
@@ -102,8 +102,8 @@ def postprocess(
     first: Float[np.ndarray, "n n n"],
     second: Float[np.ndarray, "n n n"],
     pixel_size: float,
-    settings: Settings | None = None,
-) -> Postprocessed:
+    options: PostprocessOptions | None = None,
+) -> PostprocessResult:
     """Postprocess two half maps.
 
     Args:
@@ -116,12 +116,12 @@ def postprocess(
         InputError: maps that are no cubes of one size or not finite, no molecule found for an automatic mask, a
             low-pass filter beyond Nyquist, a B-factor that is not a number.
     """
-    settings = settings or Settings()
-    _check(first, second, settings, pixel_size)
+    options = options or PostprocessOptions()
+    _check(first, second, options, pixel_size)
     average = 0.5 * (first + second)
     finder = _finder(first, second, pixel_size)
-    mask = _mask(settings.mask, average, finder, pixel_size)
-    curves = corrected_fsc(first, second, mask, pixel_size, settings.seed)
+    mask = _mask(options.mask, average, finder, pixel_size)
+    curves = corrected_fsc(first, second, mask, pixel_size, options.seed)
     shell = {name: last_shell_before(getattr(curves, name), GOLD_STANDARD) for name in ("corrected", "unmasked")}
     masking = bool(mask.min() < 1.0)
     chosen = "unmasked" if shell["unmasked"] > shell["corrected"] or not masking else "corrected"
@@ -130,10 +130,10 @@ def postprocess(
     spectrum = np.asarray(scipy.fft.rfftn(np.asarray(average, dtype=np.float32)))
     guinier = guinier_plot(spectrum, weights, pixel_size, reached)
     guinier_masked = guinier_plot(np.asarray(scipy.fft.rfftn(average * mask)), weights, pixel_size, reached)
-    used = guinier_masked if settings.bfactor == "masked" else guinier
-    bfactor, sharpening = _bfactor(settings.bfactor, used, reached)
-    filters = MapFilter(weights, bfactor, settings.lowpass or reached)
-    return Postprocessed(
+    used = guinier_masked if options.bfactor == "masked" else guinier
+    bfactor, sharpening = _bfactor(options.bfactor, used, reached)
+    filters = MapFilter(weights, bfactor, options.lowpass or reached)
+    return PostprocessResult(
         map=filters.apply(spectrum, pixel_size),
         mask=mask,
         curves=curves,
@@ -151,18 +151,18 @@ def _reached(curves: FSCCurves, curve: str) -> float:
     return curves.box * curves.pixel_size / max(1, shell)
 
 
-def _check(first: np.ndarray, second: np.ndarray, settings: Settings, pixel_size: float) -> None:
-    mask = () if isinstance(settings.mask, str) else (settings.mask,)
+def _check(first: np.ndarray, second: np.ndarray, options: PostprocessOptions, pixel_size: float) -> None:
+    mask = () if isinstance(options.mask, str) else (options.mask,)
     shapes = [array.shape for array in (first, second, *mask)]
     if len({size for shape in shapes for size in shape}) != 1:
         listed = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
         raise InputError(f"The half maps and the mask must be cubes of one size, not {listed}.")
-    if settings.lowpass is not None and not 2.0 * pixel_size <= settings.lowpass < 1e4:
+    if options.lowpass is not None and not 2.0 * pixel_size <= options.lowpass < 1e4:
         raise InputError(
-            f"A low-pass filter at {settings.lowpass:g} Angstrom: give {2 * pixel_size:g} (Nyquist) or more."
+            f"A low-pass filter at {options.lowpass:g} Angstrom: give {2 * pixel_size:g} (Nyquist) or more."
         )
-    if not isinstance(settings.bfactor, str) and not abs(settings.bfactor) <= 2000.0:
-        raise InputError(f"A B-factor of {settings.bfactor:g} Angstrom^2: give -2000 to 2000; negative sharpens.")
+    if not isinstance(options.bfactor, str) and not abs(options.bfactor) <= 2000.0:
+        raise InputError(f"A B-factor of {options.bfactor:g} Angstrom^2: give -2000 to 2000; negative sharpens.")
 
 
 def _finder(first: Float[np.ndarray, "n n n"], second: Float[np.ndarray, "n n n"], pixel_size: float) -> AutomaticMask:

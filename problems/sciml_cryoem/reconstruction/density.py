@@ -26,7 +26,9 @@ import sciml
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf, fourier
 from sciml_cryoem.imaging.projection import Projector, correct_gridding
-from sciml_cryoem.reconstruction.accumulation import Accumulated, positive, views_of
+from sciml_cryoem.reconstruction.accumulation import HalfSetSums, positive
+from sciml_cryoem.reconstruction.image_spectra import whitened_values
+from sciml_cryoem.reconstruction.images import views_of
 
 _CHUNK = 1 << 19  # Fourier points whose residuals are in memory at once
 _MEMORY_MB = 2048.0  # of Fourier values; beyond it, images are read from disk whenever they are drawn
@@ -59,10 +61,10 @@ class Density(torch.nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ImageBatch:
-    """Particle images as Fourier values on the half plane, with what predicts them.
+    """Particle images as whitened Fourier values on the half plane, with what predicts them.
 
     Attributes:
-        values: (batch, points) complex64, origin at n // 2, offsets undone.
+        values: (batch, points) complex64, whitened (`image_spectra.whitened_values`), offsets undone.
         axes: (batch, 2, 3) directions of kx and ky.
         ctf: (batch, 10) coefficients.
         groups: (batch,) optics group, from 0.
@@ -91,7 +93,7 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
     def __init__(
         self,
         particles: Particles,
-        accumulated: Accumulated,
+        half_sums: HalfSetSums,
         half: int | None = None,
         precision: Float[np.ndarray, " shells"] | None = None,
         use_ctf: bool = True,
@@ -100,18 +102,18 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
 
         Args:
             particles: where images are read.
-            accumulated: half sets, noise and weights of the same particles; the sums of their pixels are not used.
+            half_sums: half sets, noise and weights of the same particles; the sums of their pixels are not used.
             half: 1 or 2 for the images of one half set; None for all.
             precision: 1 / tau^2 in each shell, as from `reconstruction.prior_precision`; None: `FLOOR` of the mean
                 weight of the shell.
             use_ctf: False for images without a CTF.
         """
-        self.particles, self.noise = particles, accumulated.noise
-        self.which = np.arange(len(particles)) if half is None else np.flatnonzero(accumulated.halves == half)
+        self.particles, self.noise = particles, half_sums.noise
+        self.which = np.arange(len(particles)) if half is None else np.flatnonzero(half_sums.halves == half)
         self.views = views_of(particles, use_ctf).take(self.which)
         self.size = len(self.which)
         self.plane = Projector(particles.box).plane
-        sums = accumulated.sums if half is None else (accumulated.sums[half - 1],)
+        sums = half_sums.sums if half is None else (half_sums.sums[half - 1],)
         if precision is None:
             precision = positive(FLOOR * np.sum([part.shell_weights() for part in sums], 0))
         self.precision = precision
@@ -139,8 +141,8 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         rows = self.which[picked]
         images = self.particles.images(rows)
         self.particles.check_finite(images, rows)
-        images = self.noise.prepare(images, self.views.groups[picked])
-        return torch.from_numpy(self.plane.gather(images, self.views.offsets[picked]))
+        views = self.views.take(picked)
+        return torch.from_numpy(whitened_values(images, self.plane, self.noise, views.groups, views.offsets))
 
     def sample(self, size: int | None, generator: torch.Generator) -> ImageBatch:
         """Images drawn without replacement; None for all of them."""
@@ -168,7 +170,7 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
             arrays = {
                 "kx": self.plane.kx,
                 "ky": self.plane.ky,
-                "weights": self.noise.weights[:, self.plane.shell] * self.plane.multiplicity,
+                "whitening": self.noise.whitening[:, self.plane.shell],
                 "prior": self._prior,
                 "hessian": self._hessian,
                 "roll_off": 1.0 / correct_gridding(np.ones((self.particles.box,) * 3), 2),
@@ -176,12 +178,12 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
             self._tables[key] = {name: torch.from_numpy(np.asarray(a)).to(like) for name, a in arrays.items()}
         return self._tables[key]
 
-    def _residual(self, model: Density, batch: ImageBatch, spectrum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """CTF, residual and weight of each point of each image; weights count both members of a Friedel pair."""
+    def _residual(self, model: Density, batch: ImageBatch, spectrum: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened CTF and residual of each point of each image."""
         table = self._table(model.voxels)
-        transfer = ctf.evaluate(batch.ctf.to(model.voxels), table["kx"], table["ky"])
+        transfer = ctf.evaluate(batch.ctf.to(model.voxels), table["kx"], table["ky"]) * table["whitening"][batch.groups]
         predicted = model.projector.slices(spectrum, batch.axes.to(model.voxels))
-        return transfer, predicted * transfer - batch.values.to(predicted), table["weights"][batch.groups]
+        return transfer, predicted * transfer - batch.values.to(predicted)
 
     def _prior_gradient(self, voxels: Tensor) -> Tensor:
         """T V / (N n^2), with T acting on the grid of the box: P^3 F^-1 [1/tau^2 F V], P the padded side."""
@@ -196,13 +198,13 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         total, step = 0.0, max(1, _CHUNK // len(self.plane))
         for start in range(0, images, step):
             part = batch.take(slice(start, start + step))
-            transfer, residual, weights = self._residual(model, part, spectrum)
+            transfer, residual = self._residual(model, part, spectrum)
             # Summed in float64: a line search compares losses that differ by less than float32 resolves.
-            squares = (torch.view_as_real(residual).square().sum(-1) * weights).sum(1)
+            squares = torch.view_as_real(residual).square().sum((1, 2))
             total = total + squares.sum(dtype=torch.float64)
-            slices = residual * (transfer * weights) / (images * pixels)
+            slices = residual * transfer * (2.0 / (images * pixels))
             grid = model.projector.add_slices(slices, part.axes.to(voxels), grid)
-        return torch.as_tensor(total / (2.0 * pixels * images)), model.projector.volume(grid)
+        return torch.as_tensor(total / (pixels * images)), model.projector.volume(grid)
 
     @torch.no_grad()
     def _evaluate(self, model: Density, batch: ImageBatch) -> tuple[dict[str, Tensor], list[Tensor]]:

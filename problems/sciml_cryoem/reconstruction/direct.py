@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml_cryoem.files.particle_set import Particles
-from sciml_cryoem.reconstruction.accumulation import Accumulated, Settings, accumulate
+from sciml_cryoem.maps.fsc import FSCCurves
+from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, accumulate
 from sciml_cryoem.reconstruction.prior import PriorEstimate, estimate_prior
-
-__all__ = ["Reconstruction", "Settings", "reconstruct", "regularize"]
 
 
 @dataclass(frozen=True)
@@ -29,31 +28,46 @@ class Reconstruction:
         half1: unfiltered, unmasked map of half set 1.
         half2: of half set 2.
         prior: the FSC of the half maps, and the prior and mask that follow from it.
-        accumulated: the sums, for whoever wants to solve again.
+        half_sums: the sums, for whoever wants to solve again.
     """
 
     full: Float[np.ndarray, "n n n"]
     half1: Float[np.ndarray, "n n n"]
     half2: Float[np.ndarray, "n n n"]
     prior: PriorEstimate
-    accumulated: Accumulated = field(repr=False)
+    half_sums: HalfSetSums = field(repr=False)
+
+    @property
+    def mask(self) -> Float[np.ndarray, "n n n"] | None:
+        """The mask of full map and FSC, 0 to 1; None for none."""
+        return self.prior.mask
+
+    @property
+    def curves(self) -> FSCCurves:
+        """FSC of the half maps: unmasked, masked, and corrected for the mask."""
+        return self.prior.curves
+
+    @property
+    def resolution(self) -> float:
+        """Where the FSC of the half maps, corrected for the mask, falls to 0.143; Angstrom."""
+        return self.curves.resolution()
 
 
-def reconstruct(particles: Particles, settings: Settings | None = None) -> Reconstruction:
+def reconstruct(particles: Particles, options: ReconstructOptions | None = None) -> Reconstruction:
     """Reconstruct a particle set with known poses by the direct solve.
 
     Raises:
         InputError: see `accumulate`.
     """
-    settings = settings or Settings()
-    return regularize(accumulate(particles, settings), settings)
+    options = options or ReconstructOptions()
+    return regularize(accumulate(particles, options), options)
 
 
-def regularize(accumulated: Accumulated, settings: Settings) -> Reconstruction:
+def regularize(half_sums: HalfSetSums, options: ReconstructOptions) -> Reconstruction:
     """Half maps, FSC, prior and full map from the sums."""
-    half1, half2 = accumulated.half_maps()
-    estimate = estimate_prior(half1, half2, accumulated, settings)
-    full = accumulated.full_map(estimate.precision)
+    half1, half2 = half_sums.half_maps()
+    estimate = estimate_prior(half1, half2, half_sums, options)
+    full = half_sums.full_map(estimate.precision)
     if estimate.mask is not None:
         full = full * estimate.mask
-    return Reconstruction(full, half1, half2, estimate, accumulated)
+    return Reconstruction(full, half1, half2, estimate, half_sums)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sciml_cryoem.imaging import fourier
+from sciml_cryoem.imaging.half_plane import HalfPlane
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class FourierSums:
 
     Attributes:
         size: box in pixels.
-        weights: (groups, shells) 1 / noise power of a Fourier point; shells 0 ... size // 2.
+        weights: (groups, shells) of an independent Fourier point (`NoiseModel.weights`); shells 0 ... size // 2.
         padding: of the grid.
         device: "cpu" for the compiled loop; "torch" for torch on the CPU; else a torch device such as "cuda".
         grid: (P, P, P/2 + 1, 3) float32: real part, imaginary part, weight. Complete after `finish`.
@@ -62,7 +63,7 @@ class FourierSums:
         padded = self.padding * self.size
         if padded % 2:
             raise ValueError(f"padding {self.padding} times box {self.size} must be even")
-        self.plane = fourier.HalfPlane(self.size)
+        self.plane = HalfPlane(self.size)
         shape = (padded, padded, padded // 2 + 1, 3)
         self.weights = np.ascontiguousarray(self.weights, np.float32)
         if self.device == "cpu":
@@ -109,7 +110,6 @@ class FourierSums:
         spectra = torch.fft.rfft2(send(images))
         values = spectra[:, row, column] * columns[:, column] * rows[:, row]
         weights = send(self.weights)[send(views.groups.astype(np.int64))][:, send(plane.shell)]
-        weights = weights * (0.5 * send(plane.multiplicity))
         axes, table = send(views.axes.astype(np.float32)) * self.padding, send(views.ctf.astype(np.float32))
         torch_kernels.insert(self.grid, values, axes, table, weights, (send(plane.kx), send(plane.ky)))
 

@@ -15,6 +15,7 @@ import scipy.fft
 from jaxtyping import Float, Int
 
 from sciml_cryoem.imaging import fourier
+from sciml_cryoem.imaging.half_plane import HalfPlane
 
 Normalize = Literal["auto", "yes", "no"]
 
@@ -85,7 +86,7 @@ class Background:
 
 def _shell_power(spectra: np.ndarray, size: int) -> np.ndarray:
     """Mean |F|^2 of each spectrum in each shell 0 ... size // 2, float64."""
-    plane = fourier.HalfPlane(size)
+    plane = HalfPlane(size)
     order = np.argsort(plane.shell, kind="stable")
     values = spectra[:, plane.rows[order], plane.columns[order]]
     squares = np.square(np.real(values), dtype=np.float64) + np.square(np.imag(values))
@@ -117,8 +118,21 @@ class NoiseModel:
 
     @property
     def weights(self) -> Float[np.ndarray, "groups shells"]:
-        """1 / power."""
-        return 1.0 / self.power
+        """Weight of an independent Fourier point: 1 / power, and half of that at the origin.
+
+        Every other point of a half plane speaks for its Friedel mate as well; the origin, alone in shell 0, is its own.
+        """
+        weights = 1.0 / self.power
+        weights[:, 0] *= 0.5
+        return weights
+
+    @property
+    def whitening(self) -> Float[np.ndarray, "groups shells"]:
+        """What Fourier values are multiplied by, the root of `weights`.
+
+        Squares of whitened values, summed over a half plane, are log likelihoods: the noise has power 1 at each point.
+        """
+        return np.sqrt(self.weights)
 
     def prepare(
         self, images: Float[np.ndarray, "batch n n"], groups: Int[np.ndarray, " batch"]
@@ -150,7 +164,7 @@ def noise_scales(
     is measured as well as white: a background deviation would hang on its few strongest frequencies.
     """
     first = size // 8
-    points = np.bincount(fourier.HalfPlane(size).shell, minlength=size // 2 + 1)[first:]
+    points = np.bincount(HalfPlane(size).shell, minlength=size // 2 + 1)[first:]
     return np.sqrt((spectra[:, first:] / power[:, first:]) @ (points / points.sum()))
 
 

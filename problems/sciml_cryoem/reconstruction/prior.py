@@ -10,7 +10,7 @@ from sciml.errors import InputError
 from sciml_cryoem.imaging import fourier
 from sciml_cryoem.maps.fsc import FSCCurves, corrected_fsc, fsc, resolution
 from sciml_cryoem.maps.masks import AutomaticMask, soft_sphere
-from sciml_cryoem.reconstruction.accumulation import Accumulated, Settings, positive
+from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, positive
 
 PRIOR_SPHERE = 0.40
 """Radius, as a fraction of the box, of the sphere in which the FSC of the prior is measured."""
@@ -96,38 +96,44 @@ def prior_precision(
 
 
 def estimate_prior(
-    half1: Float[np.ndarray, "n n n"], half2: Float[np.ndarray, "n n n"], accumulated: Accumulated, settings: Settings
+    half1: Float[np.ndarray, "n n n"],
+    half2: Float[np.ndarray, "n n n"],
+    half_sums: HalfSetSums,
+    options: ReconstructOptions,
 ) -> PriorEstimate:
     """FSC of the half maps, the prior it implies, and the mask."""
-    box, pixel_size = accumulated.box, accumulated.pixel_size
-    weights = accumulated.shell_weights()
-    sphere = soft_sphere(box, _prior_radius(accumulated, settings))
+    box, pixel_size = half_sums.box, half_sums.pixel_size
+    weights = half_sums.shell_weights()
+    sphere = soft_sphere(box, _prior_radius(half_sums, options))
     measured = fsc(half1 * sphere, half2 * sphere)
     half_fsc = shrink_fsc(measured, sphere)
     precision = prior_precision(weights, half_fsc)
-    mask, note = _map_mask(0.5 * (half1 + half2), half_fsc, pixel_size, settings)
-    if isinstance(settings.mask, str) and (settings.mask != "auto" or note):
+    mask, note = _map_mask(0.5 * (half1 + half2), half_fsc, pixel_size, options)
+    if isinstance(options.mask, str) and (options.mask != "auto" or note):
         measured_in = np.ones_like(sphere) if mask is None else sphere
-        curves = corrected_fsc(half1, half2, measured_in, pixel_size, settings.seed)
+        curves = corrected_fsc(half1, half2, measured_in, pixel_size, options.seed)
         return PriorEstimate(precision, half_fsc, measured, curves, mask, sphere, note)
     assert mask is not None
-    curves = corrected_fsc(half1, half2, mask, pixel_size, settings.seed)
+    curves = corrected_fsc(half1, half2, mask, pixel_size, options.seed)
     # A mask that follows the molecule leaves less noise in the FSC, and what it adds is corrected for.
     half_fsc = shrink_fsc(curves.corrected, mask)
     return PriorEstimate(prior_precision(weights, half_fsc), half_fsc, curves.corrected, curves, mask, mask)
 
 
 def _map_mask(
-    average: Float[np.ndarray, "n n n"], half_fsc: Float[np.ndarray, " shells"], pixel_size: float, settings: Settings
+    average: Float[np.ndarray, "n n n"],
+    half_fsc: Float[np.ndarray, " shells"],
+    pixel_size: float,
+    options: ReconstructOptions,
 ) -> tuple[Float[np.ndarray, "n n n"] | None, str]:
     """The mask that was asked for, and what must be said of it; a sphere where none can be found in the map."""
     box = len(average)
-    if not isinstance(settings.mask, str):
-        return np.asarray(settings.mask, np.float32), ""
-    if settings.mask == "none":
+    if not isinstance(options.mask, str):
+        return np.asarray(options.mask, np.float32), ""
+    if options.mask == "none":
         return None, ""
     note = ""
-    if settings.mask == "auto":
+    if options.mask == "auto":
         half_bit = resolution(half_fsc, box, pixel_size, 0.5)
         try:
             return AutomaticMask.for_resolution(half_bit, pixel_size).find(average, pixel_size), ""
@@ -136,9 +142,9 @@ def _map_mask(
     return soft_sphere(box, MAP_SPHERE * box, 0.08 * box), note
 
 
-def _prior_radius(accumulated: Accumulated, settings: Settings) -> float:
+def _prior_radius(half_sums: HalfSetSums, options: ReconstructOptions) -> float:
     """Of the sphere in which the FSC of the prior is measured, voxels: around the particle if its diameter is known."""
-    widest = PRIOR_SPHERE * accumulated.box
-    if settings.diameter is None:
+    widest = PRIOR_SPHERE * half_sums.box
+    if options.settings.diameter is None:
         return widest
-    return min(widest, 0.55 * settings.diameter / accumulated.pixel_size)
+    return min(widest, 0.55 * options.settings.diameter / half_sums.pixel_size)

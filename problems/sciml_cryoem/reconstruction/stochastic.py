@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Float
 
 import sciml
+from sciml.errors import InputError
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging.devices import torch_device
+from sciml_cryoem.imaging.symmetry import point_group
 from sciml_cryoem.maps.fsc import fsc
-from sciml_cryoem.reconstruction.accumulation import Accumulated, Settings, accumulate
+from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, accumulate
 from sciml_cryoem.reconstruction.density import Density, DensityProblem
 from sciml_cryoem.reconstruction.direct import Reconstruction
 from sciml_cryoem.reconstruction.prior import estimate_prior
@@ -51,47 +53,51 @@ class StochasticReconstruction:
 
 def reconstruct_stochastic(
     particles: Particles,
-    settings: Settings | None = None,
+    options: ReconstructOptions | None = None,
     run: sciml.Run | None = None,
     phases: Sequence[Any] = DEFAULT_PHASES,
-    accumulated: Accumulated | None = None,
+    half_sums: HalfSetSums | None = None,
 ) -> StochasticReconstruction:
     """Reconstruct a particle set with known poses by gradient steps on mini-batches of its images.
 
     Args:
         particles: with poses.
-        settings: as for the direct path.
+        options: as for the direct path; the symmetry must be C1.
         run: where the three solves (stages half1, half2, full) keep their metrics and checkpoints.
         phases: of each solve.
-        accumulated: of the same particles and settings, if it is at hand.
+        half_sums: of the same particles and options, if they are at hand.
 
     Raises:
-        InputError: see `accumulate`.
+        InputError: a symmetry, which the voxels are not held to; else see `accumulate`.
     """
-    settings = settings or Settings()
-    accumulated = accumulated or accumulate(particles, settings)
+    options = options or ReconstructOptions()
+    if len(point_group(options.symmetry)) > 1:
+        raise InputError(
+            f"The stochastic solver knows no symmetry: {options.symmetry!r} needs the direct one, `reconstruct`."
+        )
+    half_sums = half_sums or accumulate(particles, options)
     solutions: dict[str, sciml.Solution] = {}
 
     def solve(
         name: str, half: int | None, precision: Float[np.ndarray, " shells"] | None
     ) -> Float[np.ndarray, "n n n"]:
-        problem = DensityProblem(particles, accumulated, half, precision, settings.use_ctf)
-        model = Density(particles.box).to(torch_device(settings.device))
+        problem = DensityProblem(particles, half_sums, half, precision, options.settings.use_ctf)
+        model = Density(particles.box).to(torch_device(options.settings.device))
         stage = None if run is None else run.stage(name)
-        solutions[name] = sciml.solve(problem, model, phases, seed=settings.seed, run=stage)
+        solutions[name] = sciml.solve(problem, model, phases, seed=options.seed, run=stage)
         return model.voxels.detach().cpu().numpy().copy()
 
     half1, half2 = solve("half1", 1, None), solve("half2", 2, None)
-    estimate = estimate_prior(half1, half2, accumulated, settings)
+    estimate = estimate_prior(half1, half2, half_sums, options)
     full = solve("full", None, estimate.precision)
     if estimate.mask is not None:
         full = full * estimate.mask
-    return StochasticReconstruction(Reconstruction(full, half1, half2, estimate, accumulated), solutions)
+    return StochasticReconstruction(Reconstruction(full, half1, half2, estimate, half_sums), solutions)
 
 
 def agreement(found: Reconstruction) -> float:
     """Least FSC, up to the resolution of the map, between it and the direct solve with the same sums and prior."""
-    direct = found.accumulated.full_map(found.prior.precision)
+    direct = found.half_sums.full_map(found.prior.precision)
     if found.prior.mask is not None:
         direct = direct * found.prior.mask
     curves = found.prior.curves

@@ -12,15 +12,15 @@ the images, in each half set: the mean of offset^2 + posterior variance (expecta
 were right stay what they were.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf
-from sciml_cryoem.poses.focus import refocus
-from sciml_cryoem.poses.polish import Observed, Polished, Reference
+from sciml_cryoem.poses.focus import DefocusPrior
+from sciml_cryoem.reconstruction.noise import NoiseModel
 from sciml_cryoem.refinement.refined_poses import Poses
 
 PRIOR = 300.0
@@ -30,41 +30,62 @@ PHASE = 0.15
 _LEAST = 10.0  # Angstrom: where the file is right, the prior need not shrink further
 
 
+@dataclass(frozen=True)
 class Focus:
     """What the defoci of a set are refined from.
 
     Attributes:
-        file: coefficients of the CTF by the values in the file. wavelength: of each image, Angstrom.
-        spread: deviation of the prior of each half set, Angstrom.
+        file: coefficients of the CTF by the values in the file.
+        wavelength: of each image, Angstrom.
     """
 
-    def __init__(self, particles: Particles, coefficients: Float[np.ndarray, "n 10"]) -> None:
-        self.file = coefficients
-        self.wavelength = np.broadcast_to(ctf.wavelength(particles.voltage_kv * 1e3), (len(particles),))
-        self.spread = np.full(2, PRIOR)
+    file: Float[np.ndarray, "n 10"]
+    wavelength: Float[np.ndarray, " n"]
+
+    @classmethod
+    def of(cls, particles: Particles, coefficients: Float[np.ndarray, "n 10"]) -> "Focus":
+        """That of a particle set."""
+        wavelength = np.broadcast_to(ctf.wavelength(particles.voltage_kv * 1e3), (len(particles),))
+        return cls(coefficients, np.asarray(wavelength, np.float64))
 
     def can_tell(self, resolution: float) -> bool:
         """Whether maps of this resolution (Angstrom) tell the defocus of a particle."""
         return bool(np.pi * np.median(self.wavelength) * PRIOR / resolution**2 > PHASE)
 
-    def begin(self, poses: Poses, halves: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 10"]:
-        """Coefficients of the CTF by the defoci as they stand, from which the priors are found, too."""
-        for half in (1, 2):
-            mine = (halves == half) & (poses.weights > 0.5) & (poses.defocus_deviation > 0)
-            if mine.any():
-                mean = np.mean(np.square(poses.defocus[mine]) + np.square(poses.defocus_deviation[mine]))
-                self.spread[half - 1] = np.clip(np.sqrt(mean), _LEAST, PRIOR)
-        table = np.array(self.file, np.float64)
-        table[:, 0:3] -= np.pi * (self.wavelength * poses.defocus)[:, None] * table[:, 3:6]
+    def coefficients(
+        self, rows: Int[np.ndarray, " some"], offset: Float[np.ndarray, " some"]
+    ) -> Float[np.ndarray, "some 10"]:
+        """Coefficients of the CTF of some images whose defocus differs by an offset (Angstrom) from the file's."""
+        table = np.array(self.file[rows], np.float64)
+        table[:, 0:3] -= np.pi * (self.wavelength[rows] * offset)[:, None] * table[:, 3:6]
         return table.astype(self.file.dtype)
 
-    def refine(
-        self, reference: Reference, observed: Observed, found: Polished, rows: Int[np.ndarray, " n"], half: int
-    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Offset from the value in the file, and its posterior deviation, of images of a half set at their poses."""
-        images = replace(observed, ctf=self.file[rows])
-        focused = refocus(reference, images, found, self.wavelength[rows], float(self.spread[half - 1]))
-        return focused.offset, focused.deviation
+    def prior(
+        self, rows: Int[np.ndarray, " some"], groups: Int[np.ndarray, " some"], noise: NoiseModel, spread: float
+    ) -> DefocusPrior:
+        """What is known of images before their defocus is refined.
+
+        Args:
+            rows: which images.
+            groups: noise group of each.
+            noise: of these groups.
+            spread: deviation of the prior, Angstrom.
+            views: CTF and noise kind of all images.
+            noise: of these kinds.
+        """
+        return DefocusPrior(self.file[rows], groups, noise.whitening, self.wavelength[rows], spread)
+
+
+def prior_spread(poses: Poses, halves: Int[np.ndarray, " n"], before: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
+    """Deviation of the prior of the defocus in each half set, Angstrom, by what the images say of it; as before where
+    no image says anything."""
+    spread = before.copy()
+    for half in (1, 2):
+        mine = (halves == half) & (poses.weights > 0.5) & (poses.defocus_deviation > 0)
+        if mine.any():
+            mean = np.mean(np.square(poses.defocus[mine]) + np.square(poses.defocus_deviation[mine]))
+            spread[half - 1] = np.clip(np.sqrt(mean), _LEAST, PRIOR)
+    return spread
 
 
 def with_defocus(particles: Particles, offset: Float[np.ndarray, " n"]) -> Particles:

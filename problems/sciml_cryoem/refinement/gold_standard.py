@@ -1,349 +1,284 @@
-"""Gold-standard refinement: poses and two half maps from a start map, halves apart from the first iteration.
+"""Gold-standard refinement as a stochastic problem: two half maps, each compared with the images of its own half only.
 
-Each half set of the images is refined against the map of its own half only. What the halves share is the start map
-below a stated resolution. An iteration passes once over the images, a block at a time:
+    J(V1, V2) = mean over images i of w_i (|t_i P(V_h(i); pose_i) - y_i|^2 - |y_i|^2)  +  <V, T V>,     h(i) the half
 
-* in the first iterations every image is searched on the whole grid at low resolution (`poses.search`), and the
-  likeliest pose found, or the one it had, is polished; later its pose is polished only (`polish`: continuous, by
-  Gauss-Newton);
-* the image goes, with the share of it that is not explained by junk, into the Fourier sums of its half.
+with t the transfer function of an image times its contrast, w the share of it that is not explained by junk, and the
+pose refined against the masked map of its half (`image_pass`). The gradient of a half map is the sum of what the map
+leaves of the images, carried back into the volume; divided by the weight of the same images it is the step to the map
+that they make, so that SGD with a step size of 1 is expectation maximization, on a batch or on all images.
 
-The FSC of the halves then filters each (Wiener) and sets the radius up to which images are compared in the next
-iteration.
+What a step shows is learned afterwards: poses, weights and noise of its images, and from the two half maps that they
+make the FSC, which sets the prior T of each half and the radius up to which images are compared in the next step. What
+the halves share is the start map below a stated resolution and the mask.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from sciml import distributed
-from sciml.errors import InputError
-from sciml.runs.stage import Stage
-from sciml_cryoem.files.particle_set import Particles
-from sciml_cryoem.imaging import fourier, kernels, orientations
-from sciml_cryoem.imaging.projection import correct_gridding
-from sciml_cryoem.imaging.symmetry import point_group, symmetric_distance, symmetrize_sums
-from sciml_cryoem.maps.fsc import fsc, last_shell_before
-from sciml_cryoem.maps.masks import AutomaticMask, soft_sphere
-from sciml_cryoem.poses.contrast import fits_negative
-from sciml_cryoem.poses.image_spectra import Disc, image_spectra
-from sciml_cryoem.reconstruction.accumulation import Settings, own_batches, positive, views_of
-from sciml_cryoem.reconstruction.insertion import complete
-from sciml_cryoem.reconstruction.noise import sample_indices
-from sciml_cryoem.reconstruction.prior import shrink_fsc
-from sciml_cryoem.refinement.checkpoint import Keeper
-from sciml_cryoem.refinement.defocus import Focus, with_defocus
-from sciml_cryoem.refinement.half_noise import kinds_of, measure_halves
-from sciml_cryoem.refinement.one_pass import Pass
-from sciml_cryoem.refinement.particle_weights import UNTOLD, share_of_majority, share_of_something, shrunk_contrast
-from sciml_cryoem.refinement.refined_poses import Poses, with_poses
+import sciml
+from sciml.problem import Evaluation, Statistics
+from sciml_cryoem.imaging import fourier, orientations
+from sciml_cryoem.imaging.symmetry import symmetric_distance
+from sciml_cryoem.maps.fsc import last_shell_before
+from sciml_cryoem.maps.masks import soft_sphere
+from sciml_cryoem.reconstruction.accumulation import positive
+from sciml_cryoem.reconstruction.back_projection import apply_in_fourier, back_project, box_weights, precondition
+from sciml_cryoem.refinement.defocus import PRIOR, prior_spread
+from sciml_cryoem.refinement.half_agreement import agreement, prior_precision
+from sciml_cryoem.refinement.half_maps import HalfMaps, Iteration, RefinementState
+from sciml_cryoem.refinement.half_noise import Residuals
+from sciml_cryoem.refinement.image_pass import ImagePass, PassResult, offset_range
+from sciml_cryoem.refinement.image_set import AHEAD, ImageSet
+from sciml_cryoem.refinement.particle_weights import share_of_majority, share_of_something, shrunk_contrast
+from sciml_cryoem.refinement.refined_poses import Poses
+from sciml_cryoem.refinement.start import Start
 
 MARGIN = 2
 """Shells beyond the FSC's 0.143 up to which images are compared with the map."""
-LEAP = (4.0, 0.25)
-"""Most shells by which that radius grows in an iteration: so many, or this share of it."""
-CLEAR = 2.0
-"""Shells beyond those that the halves share in which they must agree before the mask follows the molecule."""
 JUMPS = 0.005
-"""Images are searched again while more than this share of them jumped to a better pose (`one_pass.JUMP_DEG`)."""
-REST_DEG = 0.1
-"""Median turn of an iteration below which poses are at rest."""
-AHEAD = 2
-"""Shells beyond the next radius that the maps of an iteration hold, so that the FSC can be seen to go on."""
-
-
-PROBED = 200
-"""Images that are asked whether particles are bright in them."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to refine.
-
-    Attributes:
-        seed: of half sets and grids.
-        start_resolution: Angstrom to which the start map is filtered; None: 10 shells of a particle that fills the box.
-        diameter: of the particle, Angstrom; None: it may fill the box.
-        symmetry: point group; the start map must have its axes where RELION has them.
-        searches: iterations that search the whole grid.
-        iterations: at most.
-        defocus: whether to refine that of every particle, once the resolution tells it.
-        settings: how images are read.
-    """
-
-    seed: int = 0
-    start_resolution: float | None = None
-    diameter: float | None = None
-    symmetry: str = "C1"
-    searches: int = 2
-    iterations: int = 15
-    defocus: bool = False
-    settings: Settings = field(default_factory=Settings)
+"""All images are searched again where more than this share of those that had a pose jumped to a better one, by two
+standard errors."""
+AGREEMENT = 0.9
+"""FSC up to the first radius that the half maps of a first batch are to have."""
+FEWEST = 1000
+"""Images of a first batch at least."""
+EARLY = 4
+"""The set is at least so many times the first batch, or the refinement begins with all images."""
+RAW = 1e-2
+"""Prior precision of unfiltered half maps, as a share of the mean weight of the shell."""
 
 
 @dataclass(frozen=True)
-class Iteration:
-    """What an iteration did: a line of the report.
+class ImageBatch:
+    """A batch.
 
     Attributes:
-        radius: Fourier pixels up to which poses were compared. searched: whether on the whole grid.
-        resolution: Angstrom, FSC 0.143 of the halves in the mask. fsc: that curve.
-        turn_deg, move: median change of poses (degrees, pixels). junk: images with a weight below a half.
-        log_likelihood: mean of the images. refocused: whether the defocus of particles was refined.
+        rows: (batch,) int64, which images, in ascending order.
+        turn: (batch, 3, 3) float64, of the grid of orientations; the same for all.
     """
 
-    number: int
-    radius: float
-    searched: bool
-    resolution: float
-    fsc: Float[np.ndarray, " shells"] = field(repr=False)
-    turn_deg: float
-    move: float
-    junk: int
-    log_likelihood: float
-    refocused: bool = False
+    rows: Tensor
+    turn: Tensor
 
 
-@dataclass(frozen=True)
-class Refined:
-    """What `refine` found.
+class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
+    """Find two half maps and the poses of their images.
 
-    Attributes:
-        particles: the set with its new poses, half sets included.
-        poses: the same with weights and covariances.
-        iterations: the record.
-        converged: whether resolution had come to rest.
+    Args:
+        images: the set.
+        start: what it begins with.
+        watch: called with the record of each step.
     """
 
-    particles: Particles
-    poses: Poses
-    iterations: list[Iteration]
-    converged: bool
+    size: int
+    divides = False  # a pass shares the images of a batch among the processes
+    evaluate_every = 1
 
-    @property
-    def used(self) -> Particles:
-        """The images that are taken for particles: those with a weight of at least a half."""
-        return self.particles.select(np.flatnonzero(self.poses.weights >= 0.5))
+    def __init__(self, images: ImageSet, start: Start, watch: Callable[[Iteration], None] | None = None) -> None:
+        self.images, self.start, self.watch = images, start, watch
+        self.size = len(images)
+        asked = max(start.images_for(AGREEMENT, images.first_radius), FEWEST)
+        self.first_batch = int(2 * np.ceil(asked / 2)) if EARLY * asked <= len(images) else None
+        self._shells = fourier.shells(images.box, 3)
 
-    @property
-    def tells_nothing(self) -> bool:
-        """Whether the projections of the maps are so weak beside the noise that poses and junk cannot be told."""
-        return bool(np.median(self.poses.expected) < UNTOLD)
-
-
-class Refinement:
-    """The state of a refinement: poses, and the map of each half."""
-
-    def __init__(self, particles: Particles, start: Float[np.ndarray, "n n n"], options: Options) -> None:
-        self.particles, self.options = particles, options
-        self.group = point_group(options.symmetry)
-        box, pixel_size = particles.box, particles.pixel_size
-        if start.shape != (box,) * 3:
-            raise InputError(
-                f"the start map has {start.shape[0]} voxels along its side, the images {box}; resample it."
-            )
-        self.settings = replace(options.settings, diameter=options.diameter or options.settings.diameter)
-        self.halves = particles.half_sets(options.seed)
-        views = views_of(particles, self.settings.use_ctf)
-        self.noise = measure_halves(particles, views.groups, self.halves, self.settings)
-        self.views = replace(views, groups=kinds_of(views.groups, self.halves))  # halves share no noise model
-        self.poses = Poses.unknown(len(particles))
-        extent = box * pixel_size
-        fills = 0.84 if options.diameter is None else min(1.1 * options.diameter / extent, 0.84)
-        self.mask_radius = 0.5 * fills
-        self.limit = box / 2
-        self.search_radius = min(12.0 * 0.84 / fills, self.limit - 1)
-        first = min(10.0 * 0.84 / fills, self.limit - 1)
-        self.radius = (
-            first
-            if options.start_resolution is None
-            else float(np.clip(extent / options.start_resolution, 3, self.limit - 1))
+    def model(self, steps: int) -> HalfMaps:
+        """The unknowns at the start, with room for the record of so many steps."""
+        images, start = self.images, self.start
+        box, shells = images.box, images.box // 2 + 1
+        # Of the weight only the mean of each shell is known before an image has a pose.
+        radial = np.append(start.weight, np.zeros((2, 1)), 1)[:, np.minimum(self._shells, shells)]
+        signal = 0.5 * (self.first_batch or self.size) * start.weight * start.power
+        precision = np.stack([positive(w / np.maximum(x, 1e-6)) for w, x in zip(start.weight, signal, strict=True)])
+        # Of the images of a batch half are in a half set; a padded grid has 8 voxels where the box has one.
+        share = 0.5 / 8.0
+        state = RefinementState(
+            radius=images.first_radius,
+            steps=0,
+            jumping=False,
+            focusing=False,
+            prior_spread=np.full(2, PRIOR),
+            noise_power=images.noise.power,
+            mask=soft_sphere(box, images.mask_radius * box, 0.08 * box),
+            weight=(share * radial).astype(np.float32),
+            precision=share * precision,
         )
-        self.shared = self.radius
-        self.draw = np.random.default_rng([options.seed, 1])
-        filtered = start * soft_sphere(box, self.mask_radius * box, 0.08 * box)
-        filtered = fourier.resample(filtered, box, self.radius)
-        self.maps, self.scales = [filtered, filtered], [1.0, 1.0]
-        self.iterations: list[Iteration] = []
-        self.jumps, self.focusing = 0, False
-        if options.defocus and not self.settings.use_ctf:
-            raise InputError("without a CTF there is no defocus to refine: leave out --defocus, or --no-ctf.")
-        self.focus = Focus(particles, self.views.ctf) if options.defocus else None
+        return HalfMaps(start.maps, state, self.size, steps)
 
-    def step(self, watch: Callable[[int], None] | None = None) -> Iteration:
-        """One iteration."""
-        number = len(self.iterations)
-        searched = number < self.options.searches or self.jumps > JUMPS * len(self.particles)
-        if number == 0:
-            self.scale_start()
-        if self.focus is not None:
-            self.focusing = number > 0 and not searched and self.focus.can_tell(self.iterations[-1].resolution)
-            self.views = replace(self.views, ctf=self.focus.begin(self.poses, self.halves))
-        side = self._side(self.reach())
-        sums = [np.zeros((2 * side, 2 * side, side + 1, 3), np.float32) for _ in (1, 2)]
-        before = replace(self.poses, rotations=self.poses.rotations.copy(), offsets=self.poses.offsets.copy())
-        plan = Pass(self, side, self.radius, min(self.radius, self.search_radius) if searched else None, number > 0)
-        with distributed.together():
-            for part, images in own_batches(self.particles, self.settings):
-                plan.run(part, images, sums)
-                if watch:
-                    watch(part.stop)
-        plan.bring_together(sums)
-        self.jumps = plan.jumps
-        self._weigh()
-        self.poses.scale[:] = shrunk_contrast(self.poses, self.halves)
-        self.noise = plan.residuals.noise_found()
-        curve, resolution = self._solve(sums, side)
-        turn = symmetric_distance(before.rotations, self.poses.rotations, self.group)
-        move = np.hypot(*(before.offsets - self.poses.offsets).T)
-        record = Iteration(
-            number, self.radius, searched, resolution, curve, float(np.median(turn)), float(np.median(move)),
-            int((self.poses.weights < 0.5).sum()), float(self.poses.evidence.mean()), self.focusing,
+    def sample(self, size: int | None, generator: torch.Generator) -> ImageBatch:
+        """Images drawn without replacement, and a turn of the grid; None for all of them."""
+        whole = size is None or size >= self.size
+        rows = torch.arange(self.size) if whole else torch.randperm(self.size, generator=generator)[:size].sort().values
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        turn = torch.from_numpy(orientations.random_turns(1, np.random.default_rng(seed)))
+        return ImageBatch(rows, turn.expand(len(rows), 3, 3))
+
+    def _pass(self, model: HalfMaps, batch: ImageBatch) -> PassResult:
+        rows, state = batch.rows.numpy(), model.state
+        all_poses, known = model.images.poses, model.images.known.numpy()
+        wanted = np.full(len(rows), True) if state.jumping else model.images.unsearched(rows)
+        reach = offset_range(self.images.box, all_poses.take(np.flatnonzero(known))) if wanted.any() else None
+        one = ImagePass(self.images, state, model.voxels.detach().numpy(), batch.turn[0].numpy(), reach)
+        return one.run(rows, all_poses.take(rows), known[rows], wanted)
+
+    @torch.no_grad()
+    def gradient(self, model: HalfMaps, batch: ImageBatch) -> tuple[Mapping[str, Tensor], Tensor, Statistics]:
+        """Both terms, their gradient, and what `learn` needs: weights and residual noise of an image in the mean, the
+        new pose of each."""
+        found, count = self._pass(model, batch), len(batch.rows)
+        data = np.stack([back_project(grid, self.images.box) for grid in found.grids]) * np.float32(2.0 / count)
+        weight = np.stack([box_weights(grid, self.images.box) for grid in found.grids]) / np.float32(count)
+        mean = {
+            "weight": torch.from_numpy(weight),
+            "residual_power": torch.from_numpy(found.residuals.power / count),
+            "residual_points": torch.from_numpy(found.residuals.points / count),
+        }
+        each = {name: torch.from_numpy(value) for name, value in vars(found.poses).items()}
+        each |= {"searched": torch.from_numpy(found.searched), "jumped": torch.from_numpy(found.jumped)}
+        prior = self._prior_gradient(model)
+        gradient = torch.from_numpy(data).to(model.voxels) + prior
+        return self._terms(model, found, prior), gradient.reshape(-1), Statistics(mean, each)
+
+    @torch.no_grad()
+    def loss(self, model: HalfMaps, batch: ImageBatch) -> Mapping[str, Tensor]:
+        """The terms alone."""
+        return self._terms(model, self._pass(model, batch), self._prior_gradient(model))
+
+    def _terms(self, model: HalfMaps, found: PassResult, prior: Tensor) -> dict[str, Tensor]:
+        prior_term = 0.5 * (model.voxels.detach() * prior).sum(dtype=torch.float64)
+        return {"data": torch.tensor(found.misfit.mean()), "prior": prior_term}
+
+    def _table(self, values: Float[np.ndarray, "2 shells"]) -> Tensor:
+        """A value for each shell as one for each Fourier voxel; beyond the last shell that of the last."""
+        index = np.minimum(self._shells, values.shape[1] - 1)
+        return torch.from_numpy(values[:, index].astype(np.float32))
+
+    def _prior_gradient(self, model: HalfMaps) -> Tensor:
+        return apply_in_fourier(model.voxels.detach(), self._table(model.precision.numpy()))
+
+    def preconditioner(self, model: HalfMaps) -> Callable[[Tensor], Tensor]:
+        """Flat voxels divided by weight and prior precision in Fourier space: the metric of the noise, and the step."""
+
+        def apply(vector: Tensor) -> Tensor:
+            table = model.weight + self._table(model.precision.numpy())
+            return precondition(vector.reshape(model.voxels.shape), table).reshape(-1)
+
+        return apply
+
+    @torch.no_grad()
+    def learn(self, model: HalfMaps, batch: ImageBatch, evaluation: Evaluation) -> Tensor:
+        """Take over the poses of the images, judge them, and set noise, prior, mask and radius of the next step; the
+        gradient under the new prior."""
+        state, rows = model.state, batch.rows.numpy()
+        each = {name: value.numpy() for name, value in evaluation.statistics.each.items()}
+        searched, jumped = each.pop("searched"), each.pop("jumped")
+        known, searches = model.images.known.numpy(), model.images.searches.numpy()
+        before, had = model.images.poses.take(rows), known[rows].copy()
+        model.images.poses.put(rows, Poses(**each))
+        known[rows] = True
+        searches[rows] += searched & (state.steps > 0)
+        self._judge(model, rows)
+        mean = {name: value.numpy() for name, value in evaluation.statistics.mean.items()}
+        weight = mean["weight"]
+        data = evaluation.gradient.reshape(model.voxels.shape) - self._prior_gradient(model)
+        curve, mask, precision = self._halves(model, data, weight, state.radius)
+        resolution = float(self.images.extent / max(last_shell_before(curve, 0.143), 1))
+        old = searched & had
+        poses = model.images.poses
+        mine = poses.take(rows)
+        turn = symmetric_distance(before.rotations[had], mine.rotations[had], self.images.group)
+        move = np.hypot(*(before.offsets - mine.offsets)[had].T)
+        variance = np.trace(mine.covariance[:, :3, :3], axis1=1, axis2=2)
+        iteration = Iteration(
+            number=state.steps, radius=state.radius, searched=bool(searched.mean() > 0.5), resolution=resolution,
+            turn_deg=float(np.median(turn)) if had.any() else 0.0,
+            pose_error_deg=float(np.degrees(np.sqrt(np.median(variance)))),
+            move=float(np.median(move)) if had.any() else 0.0, junk=int((poses.weights[known] < 0.5).sum()),
+            log_likelihood=float(mine.evidence.mean()), refocused=state.focusing, images=len(rows),
+            next_radius=self._next_radius(state.radius, resolution), fsc=curve,
         )  # fmt: skip
-        self.iterations.append(record)
-        shell = self.particles.box * self.particles.pixel_size / resolution
-        least = min(self.radius, self.search_radius)
-        self.radius = float(np.clip(shell + MARGIN, least, min(self.reach() - AHEAD, self.limit)))
-        return record
+        few = JUMPS * old.sum()
+        jumping = bool(jumped.sum() > few + 2.0 * np.sqrt(few)) if old.any() else state.jumping
+        model.store(
+            replace(
+                state,
+                radius=iteration.next_radius,
+                steps=state.steps + 1,
+                jumping=jumping,
+                focusing=self._focuses(resolution, jumping or not searches.all()),
+                prior_spread=prior_spread(poses, self.images.halves, state.prior_spread),
+                noise_power=self._noise(state, mean, len(rows)),
+                mask=mask.astype(np.float32),
+                weight=weight,
+                precision=precision,
+            )
+        )
+        model.record(iteration)
+        if self.watch is not None:
+            self.watch(iteration)
+        return (data + self._prior_gradient(model)).reshape(-1)
 
-    def _side(self, radius: float) -> int:
-        """Side of the real box, spanning that of the images, that holds the shells below a radius."""
-        return min(2 * int(np.ceil(min(radius, self.limit))) + 4, 2 * (self.particles.box // 2) + 4)
-
-    def reach(self) -> float:
-        """Radius of the shells that the maps of an iteration hold."""
-        return self.radius + max(LEAP[0], LEAP[1] * self.radius) + AHEAD
-
-    def spectrum(self, half: int, side: int) -> np.ndarray:
-        """Padded transform of a half map on a grid of `side` voxels."""
-        volume = fourier.resample(self.maps[half - 1], side)
-        return fourier.transform_padded(correct_gridding(volume, 2), 2 * side).astype(np.complex64)
-
-    def scale_start(self) -> None:
-        """Bring the start map to the grey scale of the images of each half, whose power above the noise is that of
-        projections."""
-        side, disc = self._side(self.radius), Disc(self.particles.box, self.radius)
-        axes = np.ascontiguousarray(2.0 * orientations.half_turn_grid(0)[:, :2], np.float32)
-        slices, ring = np.empty((len(axes), len(disc)), np.complex64), disc.shell > 0
-        for half in (1, 2):
-            mine = np.flatnonzero(self.halves == half)
-            which = mine[sample_indices(self.views.groups[mine])]
-            images = image_spectra(self.particles, self.views, self.noise, self.radius, self.settings, which)
-            kernels.gather(self.spectrum(half, side), axes, disc.kx, disc.ky, slices)
-            signal = float((np.square(np.abs(images.values[:, ring])) - 1.0).sum())
-            power = np.square(images.transfer[:, ring]).sum(0) @ np.square(np.abs(slices[:, ring])).mean(0)
-            least = 1e-4 * images.values[:, ring].size
-            self.scales[half - 1] = float(np.sqrt(max(signal, least) / max(float(power), 1e-30)))
-            self.maps[half - 1] = self.maps[half - 1] * np.float32(self.scales[half - 1])
-            low = images.take(slice(PROBED)).up_to(min(0.6 * self.search_radius, self.radius))
-            if half == 1 and fits_negative(self.spectrum(half, side), low):
-                raise InputError(
-                    "the images fit the negative of the reference better than the reference: particles are dark in "
-                    "one and bright in the other. Give --invert-contrast if they are dark in the images."
-                )
-
-    def _weigh(self) -> None:
-        """Share of each image that is a particle, judged among those of its half set and optics group.
+    def _judge(self, model: HalfMaps, rows: np.ndarray) -> None:
+        """Share of each image of the step that is a particle, judged among those known of its half set and optics
+        group, and what of its contrast is believed.
 
         An image that is in the map correlates with it. One that was left out is judged against a map without it only
         after the next pass: without memory, junk would be in and out by turns.
         """
-        poses = self.poses
+        known = np.flatnonzero(model.images.known.numpy())
+        everyone = model.images.poses
+        poses = everyone.take(known)
         judged = share_of_something(poses.evidence, poses.expected)
-        judged *= share_of_majority(poses.contrast, poses.strength, self.views.groups)
-        poses.weights[:] = np.minimum(judged, poses.judged)
-        poses.judged[:] = judged
+        judged *= share_of_majority(poses.contrast, poses.strength, self.images.views.groups[known])
+        now = np.isin(known, rows, assume_unique=True)
+        poses.weights[now] = np.minimum(judged, poses.judged)[now]
+        poses.judged[now] = judged[now]
+        poses.scale[now] = shrunk_contrast(poses, self.images.halves[known])[now]
+        everyone.put(known, poses)
 
-    def _solve(self, sums: list[np.ndarray], side: int) -> tuple[np.ndarray, float]:
-        """New half maps, their FSC in the mask, and its resolution."""
-        box, pixel_size = self.particles.box, self.particles.pixel_size
-        tables, raw = [], []
-        for half, grid in enumerate(sums):
-            complete(grid)
-            sums[half] = grid = symmetrize_sums(grid, self.group) if len(self.group) > 1 else grid
-            total, number = kernels.shell_sums(grid, 2.0, side // 2 + 1)
-            tables.append(total / np.maximum(number, 1))
-            raw.append(self._divide(grid, positive(1e-2 * tables[-1]), side))
-        mask = soft_sphere(side, self.mask_radius * side, 0.08 * side)
-        curve = self._agreement(raw, mask)
-        # A mask carries the agreement of the shells that the halves share into the next ones, a narrow one farther.
-        if last_shell_before(curve, 0.143) >= self.shared + CLEAR:
-            mask = mask * self._molecule(0.5 * (raw[0] + raw[1]) * mask)
-            curve = self._agreement(raw, mask)
-        shell = last_shell_before(curve, 0.143)
-        shrunk = shrink_fsc(curve, mask)
-        self.maps = [
-            fourier.resample(self._divide(grid, positive(table * (1 - shrunk) / shrunk), side) * mask, box)
-            for grid, table in zip(sums, tables, strict=True)
-        ]
-        return curve, float(box * pixel_size / max(shell, 1))
+    def _halves(
+        self, model: HalfMaps, data: Tensor, weight: np.ndarray, radius: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """FSC of the half maps that the images of a step make, its mask, and the prior that follows.
 
-    def _agreement(self, halves: list[np.ndarray], mask: np.ndarray) -> np.ndarray:
-        """FSC of two maps in a mask, 0 from the last shell on that images were compared in."""
-        side = len(mask)
-        curve = fsc(halves[0] * mask, halves[1] * mask)[: side // 2 + 1]
-        curve[int(min(self.reach(), self.limit, side // 2)) :] = 0.0
-        return curve
+        Unfiltered, a half map is the present one less its data gradient over the weight."""
+        shells = self.images.box // 2 + 1
+        index = np.minimum(self._shells, shells).ravel()
+        number = np.bincount(index, minlength=shells + 1)[:shells]
+        means = np.stack([np.bincount(index, of_half.ravel(), shells + 1)[:shells] / number for of_half in weight])
+        reach = self.images.reach(radius)
+        beyond = np.arange(shells) >= reach  # where only leakage of the collected shells is found: held at zero
+        held = lambda of_half, precision: np.where(beyond, of_half.max(), precision)
+        floor = self._table(np.stack([held(of_half, positive(RAW * of_half)) for of_half in means]))
+        raw = (model.voxels.detach() - precondition(data, torch.from_numpy(weight) + floor)).numpy()
+        curve, mask = agreement(self.images, raw, reach)
+        return curve, mask, np.stack([held(of_half, prior_precision(of_half, curve, mask)) for of_half in means])
 
-    def _molecule(self, average: np.ndarray) -> Float[np.ndarray, "n n n"]:
-        """A mask at the resolution of the start map, up to which the halves may share something; 1 where nothing stands
-        out of the noise."""
-        extent = self.particles.box * self.particles.pixel_size
-        try:
-            return AutomaticMask(extent / self.shared).find(average, extent / len(average))
-        except InputError:
-            return np.ones_like(average)
+    def _noise(self, state: RefinementState, mean: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+        noise = replace(self.images.noise, power=state.noise_power)
+        residuals = Residuals(noise, self.images.collected(state.radius))
+        residuals.power[:], residuals.points[:] = (count * mean[name] for name in ("residual_power", "residual_points"))
+        return residuals.noise_found().power
 
-    def _divide(self, grid: np.ndarray, precision: np.ndarray, side: int) -> np.ndarray:
-        out = np.empty(grid.shape[:3], np.complex64)
-        kernels.divide((grid,), np.append(precision, precision[-1]).astype(np.float32), 2.0, out)
-        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2)
+    def _next_radius(self, radius: float, resolution: float) -> float:
+        shell = self.images.extent / resolution
+        least = min(radius, self.images.search_radius)
+        most = min(self.images.reach(radius) - AHEAD, self.images.box / 2)
+        return float(np.clip(shell + MARGIN, least, most))
 
+    def _focuses(self, resolution: float, searching: bool) -> bool:
+        """Whether the defocus of particles is refined in the next step."""
+        focus = self.images.focus
+        return focus is not None and not searching and focus.can_tell(resolution)
 
-@threadpool_limits.wrap(limits=1)  # products are small: a BLAS's threads would wait for each other longer than work
-def refine(
-    particles: Particles,
-    start: Float[np.ndarray, "n n n"],
-    options: Options | None = None,
-    watch: Callable[[Iteration], None] | None = None,
-    stage: Stage | None = None,
-) -> Refined:
-    """Refine poses and half maps from a start map.
-
-    Args:
-        particles: the set; its half sets are kept, its poses not used. start: a map at the box of the images.
-        options: how. watch: called after every iteration.
-        stage: where the state is kept after every iteration. If it holds one, the refinement goes on from there, to the
-            same bits on the same machine.
-
-    Raises:
-        InputError: a start map of another box, an unusable image, or a state kept of other images.
-    """
-    options = options or Options()
-    state = Refinement(particles, start, options)
-    keeper = Keeper(stage)
-    keeper.resume(state)
-    while not (converged := settled(state.iterations)) and len(state.iterations) < options.iterations:
-        record = state.step()
-        keeper.write(state)
-        if watch:
-            watch(record)
-    state.poses.defocus[state.poses.weights < 0.5] = 0.0
-    posed = with_defocus(with_poses(particles, state.poses, state.halves), state.poses.defocus)
-    return Refined(posed, state.poses, state.iterations, converged)
-
-
-def settled(iterations: list[Iteration]) -> bool:
-    """Whether a refinement has come to rest: two iterations without gain in resolution, and poses that hardly move.
-
-    The first iteration that refines defocus is a new beginning: only the next uses it.
-    """
-    best, since, focused = np.inf, 0, False
-    for record in iterations:
-        since = 0 if record.resolution < 0.995 * best or record.refocused > focused else since + 1
-        focused = record.refocused
-        best = min(best, record.resolution)
-    return since >= 2 and not iterations[-1].searched and iterations[-1].turn_deg < REST_DEG
+    def evaluate(self, model: HalfMaps) -> dict[str, float]:
+        """What the latest step says: resolution (Angstrom), turn of the poses (degrees), images known."""
+        iterations = model.iterations
+        if not iterations:
+            return {}
+        last = iterations[-1]
+        return {"resolution": last.resolution, "turn_deg": last.turn_deg, "known": float(model.images.known.sum())}

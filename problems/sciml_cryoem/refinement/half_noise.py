@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 
 from sciml.errors import InputError
 from sciml_cryoem.files.particle_set import Particles
-from sciml_cryoem.poses.image_spectra import Disc
-from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise
+from sciml_cryoem.imaging.half_plane import Disc
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise
 from sciml_cryoem.reconstruction.noise import NoiseModel
 
 POOLED = 20.0
@@ -27,7 +27,7 @@ def kinds_of(groups: Int[np.ndarray, " n"], halves: Int[np.ndarray, " n"]) -> In
 
 
 def measure_halves(
-    particles: Particles, groups: Int[np.ndarray, " n"], halves: Int[np.ndarray, " n"], settings: Settings
+    particles: Particles, groups: Int[np.ndarray, " n"], halves: Int[np.ndarray, " n"], settings: ImageSettings
 ) -> NoiseModel:
     """Noise of each kind of images (`kinds_of`) from their backgrounds, that of a half set from its images alone.
 
@@ -77,16 +77,19 @@ class Residuals:
         self.power, self.points = np.zeros(noise.power.shape), np.zeros(noise.power.shape)
 
     def add(
-        self, left: Float[np.ndarray, "n points"], kinds: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+        self, left: Float[np.ndarray, "kinds shells"], kinds: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
     ) -> None:
-        """Add images: squares of what is left at the points of the disc, and how far each image counts."""
+        """Add images.
+
+        Args:
+            left: weighted power that is left of them, by kind and shell.
+            kinds: of each image.
+            weights: how far each counts.
+        """
         shells = len(self.power.T)
         number = np.bincount(self.disc.shell, minlength=shells)[:shells]
-        for kind in np.unique(kinds):
-            mine = np.flatnonzero(kinds == kind)
-            total = weights[mine].astype(left.dtype) @ left[mine]
-            self.power[kind] += np.bincount(self.disc.shell, total, shells)[:shells]
-            self.points[kind] += number * weights[mine].sum()
+        self.power += left
+        self.points += np.bincount(kinds, weights, len(self.power))[:, None] * number
 
     def noise_found(self) -> NoiseModel:
         """The noise brought up to date. Shell 0 and those beyond the disc change like their neighbors."""

@@ -1,6 +1,6 @@
 """Poses of all images as a refinement holds them, and how they go into a particle set."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -47,6 +47,15 @@ class Poses:
             expected=zeros[3], contrast=ones[2], strength=ones[3], scale=ones[4], covariance=eyes[1],
             defocus=zeros[4], defocus_deviation=zeros[5],
         )  # fmt: skip
+
+    def take(self, rows: Int[np.ndarray, " some"] | slice) -> "Poses":
+        """Those of some images; copies."""
+        return Poses(**{field.name: np.array(getattr(self, field.name)[rows]) for field in fields(self)})
+
+    def put(self, rows: Int[np.ndarray, " some"], values: "Poses") -> None:
+        """Replace those of some images."""
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(values, field.name)
 
 
 def with_poses(particles: Particles, poses: Poses, halves: Int[np.ndarray, " n"]) -> Particles:

@@ -77,7 +77,7 @@ def solve_sums(result: Reconstruction) -> SolveSums:
     """Sums over the Fourier grids of a reconstruction."""
     from sciml_cryoem.validation import uncertainty_kernels
 
-    first, second = result.accumulated.sums
+    first, second = result.half_sums.sums
     floors = (positive(HALF_FLOOR * part.shell_weights()) for part in (first, second))
     # One shell more, so that the last has data up to its outer edge.
     tables = np.stack([np.append(row, row[-1]) for row in (result.prior.precision, *floors)]).astype(np.float32)
@@ -90,7 +90,7 @@ def uncertainty(result: Reconstruction) -> Uncertainty:
     """The standard deviation of every voxel of a reconstruction."""
     sums = solve_sums(result)
     missing = _missing(result, sums)
-    box, pixel_size = result.accumulated.box, result.accumulated.pixel_size
+    box, pixel_size = result.half_sums.box, result.half_sums.pixel_size
     # The window is counted in resolution lengths: noise is correlated over one of them.
     width = _WINDOW * min(result.prior.curves.resolution() / pixel_size, 0.125 * box)
     draw = noise_draw(result, sums)
@@ -99,7 +99,7 @@ def uncertainty(result: Reconstruction) -> Uncertainty:
     signal = np.maximum(local_mean_square(result.full, _SIGNAL_WINDOW / _WINDOW * width) - noise, 0.0)
     region = np.square(result.prior.region)
     level = float((signal * region).sum() / region.sum())
-    aliases = _aliases(np.square(result.full), result.accumulated.sums[0].padding)
+    aliases = _aliases(np.square(result.full), result.half_sums.sums[0].padding)
     variance = noise + (missing / max(level, 1e-30) + aliases) * signal
     if (mask := result.prior.mask) is not None:
         variance = np.square(mask) * variance + np.square(1.0 - mask) * _cut_away(result, mask) * (
@@ -119,7 +119,7 @@ def _cut_away(result: Reconstruction, mask: Float[np.ndarray, "n n n"]) -> Float
     """
     from scipy.ndimage import distance_transform_edt
 
-    box, pixel_size, limit = len(mask), result.accumulated.pixel_size, result.prior.curves.resolution()
+    box, pixel_size, limit = len(mask), result.half_sums.pixel_size, result.prior.curves.resolution()
     first, second = (low_pass(half, pixel_size, limit) for half in (result.half1, result.half2))
     product, inside = first * second, soft_sphere(box, MAP_SPHERE * box, 0.0) > 0
     floor = 1e-6 * max(float(product[mask > 0.5].mean()), 0.0) + 1e-30
@@ -205,7 +205,7 @@ def noise_draw(result: Reconstruction, sums: SolveSums | None = None) -> Float[n
     from sciml_cryoem.validation import uncertainty_kernels
 
     sums = sums or solve_sums(result)
-    first, second = result.accumulated.sums
+    first, second = result.half_sums.sums
     precision = np.append(result.prior.precision, result.prior.precision[-1]).astype(np.float32)
     spectrum = np.empty(first.grid.shape[:3], np.complex64)
     uncertainty_kernels.difference(first.grid, second.grid, precision, float(first.padding), spectrum)

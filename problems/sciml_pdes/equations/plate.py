@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciml.pde import MLP, Box, Disk, gradient
+from sciml.pde import MLP, Box, Disk, Elastic, divergence
 from sciml.phases import GaussNewton, Phase
 from sciml_pdes.collocation import Collocation, Embedded
 
 RADIUS = 0.25
 POISSON = 0.3
 """Ratio of lateral contraction."""
+PLATE = Elastic(young=1.0, poisson=POISSON, plane="stress")
 EDGE_POINTS = 96
 """Points on the edges where tractions are given."""
 
@@ -53,8 +54,7 @@ class Plate(Collocation):
 
     def residual(self, u: Float[Tensor, "points 2"], x: Float[Tensor, "points dim"]) -> Float[Tensor, "points 2"]:
         """R div sigma: forces per area in units of tension / radius."""
-        slope = gradient(stress(u, x), x)
-        return RADIUS * torch.stack([slope[:, 0, 0] + slope[:, 2, 1], slope[:, 2, 0] + slope[:, 1, 1]], dim=-1)
+        return RADIUS * divergence(PLATE.stress(u, x), x)
 
     def least_squares(self, model: nn.Module, batch: Float[Tensor, "points dim"]) -> Mapping[str, Tensor]:
         """Equilibrium, and what the tractions on the hole and the outer edges miss (these belong to no item)."""
@@ -96,18 +96,8 @@ def _polar(x: Tensor) -> Tensor:
     return torch.cat([RADIUS**2 / radius, square[:, :1] / radius], dim=-1)
 
 
-def stress(u: Float[Tensor, "points 2"], x: Float[Tensor, "points 2"]) -> Float[Tensor, "points 3"]:
-    """Hooke's law in plane stress with E = 1: (sigma_xx, sigma_yy, sigma_xy) of displacements computed from `x`."""
-    slope = gradient(u, x)
-    xx, yy, shear = slope[:, 0, 0], slope[:, 1, 1], slope[:, 0, 1] + slope[:, 1, 0]
-    stiff = 1 / (1 - POISSON**2)
-    return torch.stack([stiff * (xx + POISSON * yy), stiff * (yy + POISSON * xx), shear / (2 * (1 + POISSON))], dim=-1)
-
-
 def tractions(
     u: Float[Tensor, "points 2"], x: Float[Tensor, "points 2"], normals: Float[Tensor, "points 2"]
 ) -> Float[Tensor, "points 2"]:
-    """sigma n."""
-    xx, yy, xy = stress(u, x).unbind(dim=-1)
-    across, up = normals.unbind(dim=-1)
-    return torch.stack([xx * across + xy * up, xy * across + yy * up], dim=-1)
+    """sigma n of displacements computed from `x`."""
+    return (PLATE.stress(u, x) @ normals[..., None])[..., 0]

@@ -14,15 +14,13 @@ from sciml.batches import move
 from sciml.errors import InputError
 from sciml.pde import MLP, HardDirichlet, Interval, Kinks, composite_gauss, derivatives
 from sciml.problem import Problem
-from sciml.seeds import generator
+from sciml_rod.forms.first_layer import MANY_WAVES, load_waves, spread
 from sciml_rod.mechanics import Displacement, Rod, Traction, nondimensional
 from sciml_rod.reference import Reference, reference_solution
 
 Batch = TypeVar("Batch")
 
 HELD_OUT_POINTS = 512
-MANY_WAVES = 2.0
-"""Waves of the load above which Glorot's start, which bends at the middle of the bar only, is left."""
 
 
 class RodForm(Problem[nn.Module, Batch]):
@@ -55,7 +53,8 @@ class RodForm(Problem[nn.Module, Batch]):
         """A float64 network of the right shape for this bar: kinks at its interfaces, inputs scaled to [-1, 1].
 
         Where the load rises and falls more than `MANY_WAVES` times along the bar, the first layer starts with its
-        transitions spread over the bar and as steep as the waves are short (`spread`); otherwise with Glorot's weights.
+        transitions spread over the bar and as steep as the waves are short (`first_layer.spread`); otherwise with
+        Glorot's weights.
         """
         interval = Interval(0.0, 1.0)
         places = [interface.position for interface in self.unit.interfaces] if self.kinks else []
@@ -111,37 +110,6 @@ class RodForm(Problem[nn.Module, Batch]):
             u, slope = derivatives(lambda x: self.field(model, x), points, order=1)
             force = self.unit.EA(points) * slope
         return u[:, 0] * self.scales.displacement, force[:, 0] * self.scales.force
-
-
-def load_waves(unit: Rod) -> float:
-    """How often the load of a unit bar rises and falls: its total variation over twice its range (10 for ten sines)."""
-    x, _ = composite_gauss(unit.nodes, points=8, cells=128)
-    load = unit.f(x.reshape(-1))
-    reach = float(load.max() - load.min())
-    return float(load.diff().abs().sum()) / (2 * reach) if reach > 0 else 0.0
-
-
-def spread(network: MLP, steepness: float, seed: int) -> None:
-    """Start the first layer with its transitions spread evenly over the first coordinate.
-
-    With zero biases all units of a network on a line bend at its middle, and the ends of a bar with many waves see
-    straight lines until the biases have wandered there. Here unit i is tanh(w . (t - c_i)) with c_i one in each of
-    equal cells of [-1, 1] and |w| normal with standard deviation `steepness`.
-
-    Args:
-        network: changed in place; its inputs are scaled to [-1, 1]. Further inputs are taken at their middle.
-        steepness: of the units, per half the bar.
-        seed: of the draw.
-    """
-    first = network.layers[0]
-    assert isinstance(first, nn.Linear)
-    units, inputs = first.weight.shape
-    random = generator(seed, "spread")
-    with torch.no_grad():
-        drawn = torch.randn(units, inputs, generator=random, dtype=torch.float64) * (steepness / math.sqrt(inputs))
-        cell = torch.arange(units, dtype=torch.float64) + torch.rand(units, generator=random, dtype=torch.float64)
-        first.weight.copy_(drawn)
-        first.bias.copy_(-drawn[:, 0] * (2 * cell / units - 1))
 
 
 class _HeldOut:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sciml.command_line import main as cli
+from sciml.command_line import console
 from sciml.runs.run import Run
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class VarianceOptions:
 
 def plans(options: VarianceOptions) -> "tuple[Study, Plan]":
     """What the options ask for."""
-    from sciml.command_line.commands import choose_device
+    from sciml.command_line.devices import choose_device
     from sciml.errors import InputError
     from sciml_rod.noise_study.descent import Plan
     from sciml_rod.noise_study.variance import Study
@@ -106,7 +106,7 @@ def variance(options: VarianceOptions) -> int:
     _draw(run, summary, runs, descents, plan)
     if not options.json:
         _print(summary, descents, sentences)
-    return cli.conclude(run, {**result, "seconds": time.monotonic() - began}, json=options.json)
+    return console.conclude(run, {**result, "seconds": time.monotonic() - began}, json=options.json)
 
 
 def _measure(study: "Study", run: Run) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ def _measure(study: "Study", run: Run) -> list[dict[str, Any]]:
     for row in measure(study, run):
         place = (row["case"], row["seed"], row["state"])
         if not rows or place != tuple(rows[-1][name] for name in ("case", "seed", "state")):
-            cli.say(f"Noise: {row['case']} bar, seed {row['seed']}, {row['state']}: error {row['relative_l2']:.1e}")
+            console.say(f"Noise: {row['case']} bar, seed {row['seed']}, {row['state']}: error {row['relative_l2']:.1e}")
         rows.append(row)
     return rows
 
@@ -128,7 +128,8 @@ def _descend(plan: "Plan") -> list[dict[str, Any]]:
     for row in descend(plan) if plan.steps else ():
         place = tuple(row[name] for name in ("case", "form", "sampling"))
         if not rows or place != tuple(rows[-1][name] for name in ("case", "form", "sampling")):
-            cli.say(f"SGD: {row['case']} bar, {row['form']}, {row['sampling']}: largest step {row['step_size']:.3g}")
+            name = f"{row['case']} bar, {row['form']}, {row['sampling']}"
+            console.say(f"SGD: {name}: largest step {row['step_size']:.3g}")
         rows.append(row)
     return rows
 

@@ -74,7 +74,9 @@ def test_shares_in_blocks_begin_where_blocks_do(monkeypatch, count):
 @pytest.mark.parametrize("rows", [7, 12, 2])
 def test_parts_of_a_batch_weighted_by_their_shares_are_the_whole(rows):
     values = torch.randn(rows, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    shared = [found for index in range(3) if (found := batches.share((values, values[:, 0]), index, 3)) is not None]
+    shared = [
+        found for index in range(3) if (found := batches.weighted_part((values, values[:, 0]), index, 3)) is not None
+    ]
     if rows < 3:
         assert not shared
         return
@@ -84,12 +86,12 @@ def test_parts_of_a_batch_weighted_by_their_shares_are_the_whole(rows):
 
 
 def test_a_batch_with_tensors_of_unlike_lengths_is_shared_only_evenly():
-    assert batches.share((torch.zeros(12), torch.zeros(4)), 0, 3) is None
-    found = batches.share((torch.zeros(12), torch.arange(6)), 1, 3)
+    assert batches.weighted_part((torch.zeros(12), torch.zeros(4)), 0, 3) is None
+    found = batches.weighted_part((torch.zeros(12), torch.arange(6)), 1, 3)
     assert found is not None
     part, weight = found
     assert part[0].shape == (4,) and part[1].tolist() == [2, 3] and weight == 1 / 3
-    assert batches.share((torch.zeros(12), torch.tensor(1.0)), 0, 3) is None
+    assert batches.weighted_part((torch.zeros(12), torch.tensor(1.0)), 0, 3) is None
 
 
 def test_only_the_leader_writes(monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict, str
     return code, json.loads(lines[-1]) if lines else {}, captured.err
 
 
+@pytest.mark.rounding
 def test_solve_reaches_the_bar_and_writes_everything(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     code, answer, _ = run(capsys, "solve", "--form", "energy", "--case", "bimaterial", "--out", str(out))
@@ -35,6 +36,7 @@ def test_solve_reaches_the_bar_and_writes_everything(capsys: pytest.CaptureFixtu
     assert force == pytest.approx(11 - 10 * x, rel=1e-3)
 
 
+@pytest.mark.rounding
 def test_without_the_interface_it_warns_names_the_place_and_exits_with_3(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

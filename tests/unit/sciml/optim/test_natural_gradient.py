@@ -12,8 +12,8 @@ from sciml.optim import jacobian as jacobians
 from sciml.optim import linearization as linearizations
 from sciml.optim.jacobian import ResidualJacobian
 from sciml.optim.linearization import Dense, Linearization, Products, linearize, lower_gram
+from sciml.optim.method import Status
 from sciml.optim.natural_gradient import LevenbergMarquardt
-from sciml.optim.quasi_newton import Status
 from sciml.parameters import FlatParameters
 from sciml.pde import MLP, derivatives
 
@@ -150,6 +150,7 @@ def rosenbrock(x):
     return torch.cat([10 * (x[1:] - x[:-1] ** 2), 1 - x[:-1]])
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("accelerated", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 1e-7])
 def test_rosenbrock_to_the_last_digits_whatever_the_unit(accelerated, scale):
@@ -176,6 +177,7 @@ def test_a_linear_problem_is_solved_in_one_step():
     assert iteration.decrement == pytest.approx(float(2 * (b.square().sum() - (a @ best - b).square().sum())), rel=1e-9)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_undamped_steps_do_not_depend_on_the_parametrisation(accelerated):
     """theta = B phi: the natural gradient takes the same path, which steepest descent does not."""
@@ -228,6 +230,7 @@ def test_failure_is_a_status_and_leaves_the_point():
     assert method.iterate().status is Status.STATIONARY
 
 
+@pytest.mark.rounding
 def test_gauss_newton_solves_poisson_beyond_single_precision():
     problem = Poisson1D()
     solution = sciml.solve(problem, problem.model(0), [sciml.GaussNewton(steps=80)])

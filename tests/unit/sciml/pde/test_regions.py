@@ -112,3 +112,9 @@ def test_what_cannot_be_is_refused() -> None:
         (Disk((0.0, 0.0), 1.0) & Disk((3.0, 0.0), 1.0)).sample(5, seeded())
     with pytest.raises(InputError, match="no boundary"):
         (Disk((0.0, 0.0), 1.0) & Disk((3.0, 0.0), 1.0)).boundary(5, seeded())
+
+
+def test_time_has_one_coordinate() -> None:
+    box = Box((0.0, 0.0), (1.0, 1.0))
+    with pytest.raises(InputError, match="as time has 2 coordinates: give an Interval"):
+        SpaceTime(box, box)

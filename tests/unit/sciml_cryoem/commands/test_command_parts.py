@@ -11,8 +11,9 @@ from sciml_cryoem.commands import abinitio as abinitio_command
 from sciml_cryoem.commands import parts as command_parts
 from sciml_cryoem.commands import refine as refine_command
 from sciml_cryoem.commands.parts import PAYS, chosen_device
-from sciml_cryoem.reconstruction.accumulation import Settings
+from sciml_cryoem.reconstruction.images import ImageSettings
 
+from sciml.command_line import devices
 from sciml.command_line.main import main
 from sciml.errors import InputError
 
@@ -20,7 +21,7 @@ from sciml.errors import InputError
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU."""
-    monkeypatch.setattr(command_parts, "_driver_found", lambda: True)
+    monkeypatch.setattr(devices, "_driver_found", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
@@ -47,13 +48,13 @@ def test_the_searches_are_told(
     refine = refine_command._read(refine_command.Options(particles=star, reference=truth, out=out, device=given))[2]
     for settings in (abinitio.settings, refine.settings):
         assert settings.device == expected
-        assert (settings.batch_mb > Settings.batch_mb) == (expected == "cuda")
+        assert (settings.batch_mb > ImageSettings.batch_mb) == (expected == "cuda")
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for driver in (True, False):
-        monkeypatch.setattr(command_parts, "_driver_found", lambda found=driver: found)
+        monkeypatch.setattr(devices, "_driver_found", lambda found=driver: found)
         assert chosen_device("auto", gpu_pays=True) == "cpu"
         with pytest.raises(InputError, match="--device cuda: torch finds no GPU here"):
             chosen_device("cuda")
@@ -62,7 +63,8 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torch_is_not_asked_where_no_driver_is() -> None:
     """Its import would cost a refinement on the CPU two seconds."""
     code = (
-        "import sys; from sciml_cryoem.commands import parts; parts._driver_found = lambda: False; "
+        "import sys; from sciml.command_line import devices; devices._driver_found = lambda: False; "
+        "from sciml_cryoem.commands import parts; "
         "assert parts.chosen_device('auto', gpu_pays=True) == 'cpu'; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sciml_cryoem.commands import memory_plan
 from sciml_cryoem.files.particles import read_particles
-from sciml_cryoem.initial_model.start_map import Options as AbInitioOptions
-from sciml_cryoem.refinement.gold_standard import Options as RefineOptions
+from sciml_cryoem.initial_model.start_map import AbInitioOptions
+from sciml_cryoem.refinement.image_set import RefineOptions
 
 
 def _command(*words: str | Path) -> dict[str, float]:
@@ -48,7 +48,7 @@ def test_plans_grow_as_the_arrays_do(root: Path) -> None:
     assert 6.0 < dict(larger.parts)["sums of the two halves (half grids, 12 bytes a voxel)"] / (12 * 128**3) < 9.0
     assert larger.memory > plan.memory
     assert larger.limit >= larger.memory
-    assert plan.read == plan.passes * 600 * 64 * 64 * 2
+    assert plan.engine.read == plan.engine.passes * 600 * 64 * 64 * 2
     one, three = (memory_plan.plan_abinitio(particles, AbInitioOptions(classes=number)) for number in (1, 3))
     assert three.memory > one.memory
     assert 2.5 < (three.seconds - 6.0) / (one.seconds - 6.0) < 3.5

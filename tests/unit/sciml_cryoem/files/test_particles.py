@@ -114,7 +114,7 @@ def test_relion30_becomes_31_as_relion_itself_converts_it(shared: Path, tmp_path
     written = read_star(write_star(tmp_path / "ours.star", [particles.optics, particles.table]))
     assert read_particles(tmp_path / "ours.star").warnings == ()
     if shutil.which("relion_convert_star") is None:
-        return
+        pytest.skip("RELION is not installed: its own conversion is not compared")
     command = ["relion_convert_star", "--i", source.name, "--o", "theirs.star"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     theirs = read_star(tmp_path / "theirs.star")

@@ -7,14 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sciml_cryoem.imaging import ctf, fourier
+from sciml_cryoem.imaging import ctf
+from sciml_cryoem.imaging.half_plane import HalfPlane
 
 LENS = {"voltage": 300e3, "spherical_aberration": 2.7e7, "amplitude_contrast": 0.1}
 SIZE, PIXEL = 64, 2.0
 
 
 def _points() -> tuple[np.ndarray, np.ndarray]:
-    plane = fourier.HalfPlane(SIZE)
+    plane = HalfPlane(SIZE)
     return plane.kx.astype(np.float64), plane.ky.astype(np.float64)
 
 
@@ -117,7 +118,7 @@ def test_torch_ctf_agrees_within_its_constants() -> None:
         rfft=True,
         fftshift=False,
     )
-    plane = fourier.HalfPlane(SIZE)
+    plane = HalfPlane(SIZE)
     expected = np.asarray(image).squeeze()[plane.rows, plane.columns]
     found = _evaluate(defocus_u=u, defocus_v=v, defocus_angle=np.radians(angle))[0]
     assert np.abs(found - expected).max() < 3e-3

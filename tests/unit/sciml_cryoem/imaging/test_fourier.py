@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sciml_cryoem.imaging import fourier
+from sciml_cryoem.imaging.half_plane import HalfPlane
 
 SIZES = (4, 5, 8, 9, 12, 15)
 
@@ -94,7 +95,7 @@ def test_shells_are_rounded_radii() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_half_plane_holds_every_frequency_pair_of_the_disc_once(size: int) -> None:
-    plane = fourier.HalfPlane(size)
+    plane = HalfPlane(size)
     points = set(zip(plane.kx.tolist(), plane.ky.tolist(), strict=True))
     mates = {(-x, -y) for x, y in points}
     assert points & mates == {(0.0, 0.0)}
@@ -108,7 +109,7 @@ def test_half_plane_holds_every_frequency_pair_of_the_disc_once(size: int) -> No
 @given(st.sampled_from([8, 9, 16, 17]), st.integers(-3, 3), st.integers(-3, 3))
 def test_offsets_move_the_image_back(size: int, x: int, y: int) -> None:
     """An observation is its projection moved by minus its offset."""
-    plane = fourier.HalfPlane(size)
+    plane = HalfPlane(size)
     image = plane.scatter(plane.gather(np.random.default_rng(0).normal(size=(1, size, size))))
     observed = np.roll(image, (-y, -x), (1, 2))
     found = plane.gather(observed, np.array([[x, y]], dtype=float))
@@ -118,7 +119,7 @@ def test_offsets_move_the_image_back(size: int, x: int, y: int) -> None:
 @pytest.mark.parametrize("size", [8, 9])
 def test_half_plane_agrees_with_the_centred_transform(size: int) -> None:
     images = np.random.default_rng(0).normal(size=(3, size, size))
-    plane = fourier.HalfPlane(size)
+    plane = HalfPlane(size)
     expected = fourier.transform(images, 2)[:, plane.rows, plane.columns]
     assert np.allclose(plane.gather(images), expected, atol=1e-4)
 
@@ -145,7 +146,7 @@ def test_optimal_circulant_is_nearest_to_the_cut_convolution(size: int) -> None:
 
 def test_a_disc_beyond_nyquist_is_refused() -> None:
     with pytest.raises(ValueError, match="radius 5"):
-        fourier.HalfPlane(8, 5.0)
+        HalfPlane(8, 5.0)
     with pytest.raises(ValueError, match="even multiple"):
         fourier.optimal_circulant(np.ones((6, 6, 4)), 5)
 

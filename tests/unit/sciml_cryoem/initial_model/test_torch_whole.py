@@ -13,9 +13,10 @@ from sciml_cryoem.initial_model.search_plan import FRONTIER, SearchPlan
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import low_pass, soft_sphere
 from sciml_cryoem.poses import torch_search
-from sciml_cryoem.poses.image_spectra import image_spectra
-from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise, views_of
-from sciml_cryoem.refinement.gold_standard import Options, Refinement
+from sciml_cryoem.reconstruction.image_spectra import image_spectra
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
+from sciml_cryoem.refinement.image_set import RefineOptions
+from sciml_cryoem.refinement.refine import refine
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
 
 BOX, PIXEL = 32, 5.0
@@ -58,7 +59,7 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monk
     """From the same map: two classes, some of the images taken for all. Small draws are left to the compiled loops."""
     calls, search = [], torch_search.search
     monkeypatch.setattr(torch_search, "search", lambda *given: calls.append(given[-1]) or search(*given))
-    settings, views, plan = Settings(), views_of(particles), SearchPlan.fit(BOX)
+    settings, views, plan = ImageSettings(), views_of(particles), SearchPlan.fit(BOX)
     noise = measure_noise(particles, views.groups, settings)
     images = image_spectra(particles, views, noise, plan.stop + FRONTIER, settings)
     few = torch.arange(0, 120, 2)
@@ -91,7 +92,7 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monk
 def test_a_start_map_from_nothing(particles: Particles, device: str) -> None:
     """Small draws, whose course rounding would decide, are left to the compiled loops."""
     first, second = (
-        start_map.abinitio(particles, start_map.Options(starts=1, settings=Settings(device=where)))
+        start_map.abinitio(particles, start_map.AbInitioOptions(starts=1, settings=ImageSettings(device=where)))
         for where in ("cpu", device)
     )
     assert _agreement(first.maps[0], second.maps[0]) > 0.999
@@ -102,19 +103,22 @@ def test_a_start_map_from_nothing(particles: Particles, device: str) -> None:
 
 
 def test_refined_half_maps(particles: Particles, truth: np.ndarray, device: str) -> None:
-    """Searched iterations and one that only polishes, with scales."""
-    states = []
-    for where in ("cpu", device):
-        state = Refinement(particles, low_pass(truth, PIXEL, 25.0), Options(settings=Settings(device=where)))
-        for _ in range(3):
-            record = state.step()
-        states.append((state, record))
-    (first, _), (second, record) = states
+    """Steps that search and one that only polishes, with scales."""
+    found = [
+        refine(
+            particles,
+            low_pass(truth, PIXEL, 25.0),
+            RefineOptions(iterations=3, settings=ImageSettings(device=where)),
+        )
+        for where in ("cpu", device)
+    ]
+    first, second = found
     assert [each.searched for each in second.iterations] == [True, True, False]
-    for ours, theirs in zip(second.maps, first.maps, strict=True):
-        assert _agreement(ours, theirs) > 0.999
-        assert not np.array_equal(ours, theirs)
-    assert _agreement(second.maps[0], low_pass(truth, PIXEL, 20.0)) > 0.5
-    assert record.resolution < 20.0
+    ours, theirs = (each.solution.model.get_parameter("voxels").detach().numpy() for each in found)
+    for one, other in zip(ours, theirs, strict=True):
+        assert _agreement(one, other) > 0.999
+        assert not np.array_equal(one, other)
+    assert _agreement(theirs[0], low_pass(truth, PIXEL, 20.0)) > 0.5
+    assert second.iterations[-1].resolution < 20.0
     turn = angular_distance(first.poses.rotations, second.poses.rotations)
     assert np.median(turn) < 0.05

@@ -11,9 +11,11 @@ from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import fourier
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.poses.contrast import LOWEST, advice, fits_negative, skewness
-from sciml_cryoem.poses.image_spectra import ImageSpectra, image_spectra
-from sciml_cryoem.reconstruction.accumulation import Settings, accumulate, measure_noise, views_of
-from sciml_cryoem.refinement.gold_standard import Options, Refinement
+from sciml_cryoem.reconstruction.accumulation import accumulate
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
+from sciml_cryoem.refinement.image_set import ImageSet, RefineOptions
+from sciml_cryoem.refinement.start import begin
 
 from sciml.errors import InputError
 
@@ -52,7 +54,7 @@ def test_inverted_particles_give_the_negative_map(particles: Particles) -> None:
 
 
 def _spectra(particles: Particles) -> ImageSpectra:
-    settings = Settings()
+    settings = ImageSettings()
     views = views_of(particles)
     noise = measure_noise(particles, views.groups, settings)
     return image_spectra(particles, views, noise, 7.0, settings, np.arange(150))
@@ -69,5 +71,5 @@ def test_images_tell_the_sign_of_the_reference(particles: Particles, truth: np.n
 
 def test_refine_refuses_a_reference_of_the_other_sign(particles: Particles, truth: np.ndarray) -> None:
     with pytest.raises(InputError, match="--invert-contrast"):
-        Refinement(particles, -truth, Options()).scale_start()
-    Refinement(replace(particles, inverted=True), -truth, Options()).scale_start()
+        begin(ImageSet.prepare(particles, RefineOptions()), -truth)
+    begin(ImageSet.prepare(replace(particles, inverted=True), RefineOptions()), -truth)

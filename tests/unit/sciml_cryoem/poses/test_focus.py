@@ -1,18 +1,21 @@
 """Refinement of defocus: clean images give it back, noise is calibrated, no signal leaves the prior."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from sciml_cryoem.imaging.ctf import CTF, evaluate, wavelength
-from sciml_cryoem.imaging.projection import Projector
-from sciml_cryoem.imaging.rotations import slice_axes
-from sciml_cryoem.poses.focus import Refocused, refocus
-from sciml_cryoem.poses.polish import Observed, PolishOptions, Reference, polish
+from sciml_cryoem.imaging.half_plane import Disc
+from sciml_cryoem.imaging.projection import Projector, central_slices
+from sciml_cryoem.poses.focus import DefocusPrior, DefocusResult, refocus
+from sciml_cryoem.poses.polish import polish
+from sciml_cryoem.poses.polish_values import PolishOptions, PolishResult, ReferenceSpectrum
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 from scipy.spatial.transform import Rotation
 
 SIZE, PIXEL, COUNT = 48, 2.0, 300
 LENGTH = float(wavelength(np.array(3e5)))
+ONCE = PolishOptions(evaluations=1)
 
 
 def _volume() -> np.ndarray:
@@ -24,30 +27,47 @@ def _volume() -> np.ndarray:
     return volume.astype(np.float32)
 
 
-def _case(noise: float, deviation: float = 250.0) -> tuple[Reference, Observed, np.ndarray, np.ndarray, np.ndarray]:
-    """Reference, images with the wrong defoci, rotations, offsets, and what is to be added to the defoci."""
+@dataclass
+class Case:
+    """Images with the wrong defoci at known poses, and what is to be added to the defoci."""
+
+    reference: ReferenceSpectrum
+    images: ImageSpectra
+    prior: DefocusPrior
+    poses: PolishResult
+    off: np.ndarray
+
+
+def _transfer(disc: Disc, table: np.ndarray) -> np.ndarray:
+    return (evaluate(table, disc.kx, disc.ky) * _whitening()[0, disc.shell]).astype(np.float32)
+
+
+def _whitening() -> np.ndarray:
+    table = np.full((1, SIZE // 2 + 1), 0.05)
+    table[:, 0] *= np.sqrt(0.5)
+    return table
+
+
+def _case(noise: float, deviation: float = 250.0) -> Case:
     draw = np.random.default_rng(1)
     u = draw.uniform(9000.0, 20000.0, COUNT)
     optics = (draw.uniform(0, np.pi, COUNT), 3e5, 2.7e7, 0.1)
     off = draw.normal(size=COUNT) * deviation
     wrong, right = (CTF(u + d, u + d - 400.0, *optics).coefficients(SIZE, PIXEL) for d in (0.0, off))
-    projector = Projector(SIZE, 2, 20.0)
-    plane, whitening = projector.plane, np.full((1, SIZE // 2 + 1), 0.05)
+    disc, spectrum = Disc(SIZE, 20.0), Projector(SIZE, 2).spectrum(_volume())
     turns = Rotation.from_quat(draw.normal(size=(COUNT, 4))).as_matrix()
     moves = draw.uniform(-2, 2, (COUNT, 2))
-    spectrum = projector.spectrum(_volume())
-    values = projector.slices(spectrum, slice_axes(turns)) * evaluate(right, plane.kx, plane.ky) * 0.05
-    values = values * np.exp(2j * np.pi / SIZE * (moves @ np.stack([plane.kx, plane.ky])))
+    values = central_slices(spectrum, turns, disc) * _transfer(disc, right) * disc.phases(moves).conj()
     scatter = draw.normal(size=(2, *values.shape)) * noise * np.sqrt(0.5)
     values = (values + scatter[0] + 1j * scatter[1]).astype(np.complex64)
-    images = Observed(values, wrong, np.zeros(COUNT, np.int64), whitening)
-    return Reference(spectrum, plane), images, turns, moves, off
+    images, reference = ImageSpectra(disc, values, _transfer(disc, wrong)), ReferenceSpectrum(spectrum, disc)
+    prior = DefocusPrior(wrong, np.zeros(COUNT, np.int64), _whitening(), LENGTH, 250.0)
+    return Case(reference, images, prior, polish(reference, images, turns, moves, ONCE), off)
 
 
-def _refocus(noise: float) -> tuple[Refocused, np.ndarray]:
-    reference, images, turns, moves, off = _case(noise)
-    poses = polish(reference, images, turns, moves, PolishOptions(evaluations=1))
-    return refocus(reference, images, poses, LENGTH, 250.0), off
+def _refocus(noise: float) -> tuple[DefocusResult, np.ndarray]:
+    case = _case(noise)
+    return refocus(case.reference, case.images, case.poses, case.prior), case.off
 
 
 def test_clean_images_give_the_defocus_back() -> None:
@@ -67,29 +87,26 @@ def test_deviation_is_calibrated() -> None:
 
 
 def test_coefficients_are_brought_up_to_date() -> None:
-    """The images that come back have the misfit that was reported, and polishing goes on from there."""
-    reference, images, turns, moves, _ = _case(1.0)
-    once = PolishOptions(evaluations=1)
-    poses = polish(reference, images, turns, moves, once)
-    found = refocus(reference, images, poses, np.full(COUNT, LENGTH), 250.0)
-    after = polish(reference, found.images, turns, moves, once)
-    np.testing.assert_allclose(0.5 * (poses.misfit - after.misfit), found.gain, atol=0.05)
+    """Images under the new coefficients have the misfit that was reported, and polishing goes on from there."""
+    case = _case(1.0)
+    found = refocus(case.reference, case.images, case.poses, replace(case.prior, wavelength=np.full(COUNT, LENGTH)))
+    images = replace(case.images, transfer=_transfer(case.images.disc, found.ctf))
+    after = polish(case.reference, images, case.poses.rotations, case.poses.offsets, ONCE)
+    np.testing.assert_allclose(0.5 * (case.poses.misfit - after.misfit), found.gain, atol=0.05)
     assert found.gain.mean() > 0.3
 
 
 def test_no_signal_leaves_the_prior() -> None:
-    reference, images, turns, moves, _ = _case(1.0)
-    blind = replace(images, whitening=np.zeros_like(images.whitening))
-    poses = polish(reference, blind, turns, moves, PolishOptions(evaluations=1))
-    found = refocus(reference, blind, poses, LENGTH, 250.0)
+    case = _case(1.0)
+    blind = replace(case.prior, whitening=np.zeros_like(case.prior.whitening))
+    found = refocus(case.reference, case.images, case.poses, blind)
     np.testing.assert_array_equal(found.offset, 0.0)
     np.testing.assert_allclose(found.deviation, 250.0)
 
 
 def test_refuses_what_does_not_fit() -> None:
-    reference, images, turns, moves, _ = _case(0.0)
-    poses = polish(reference, images, turns, moves, PolishOptions(evaluations=1))
+    case = _case(0.0)
     with pytest.raises(ValueError, match="positive"):
-        refocus(reference, images, poses, LENGTH, 0.0)
+        refocus(case.reference, case.images, case.poses, replace(case.prior, deviation=0.0))
     with pytest.raises(ValueError, match="do not fit"):
-        refocus(reference.within(5.0), images, poses, LENGTH)
+        refocus(case.reference.within(5.0), case.images, case.poses, case.prior)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from sciml_cryoem.imaging import kernels, orientations, rotations, threads
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.orientations import HALF_TURN
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.poses import search as pose_search
 from sciml_cryoem.poses import torch_search
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
-from sciml_cryoem.poses.search import APART_DEG, Found, Grid, Wanted, search
+from sciml_cryoem.poses.search import search
+from sciml_cryoem.poses.search_result import APART_DEG, PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 SIZE, RADIUS = 16, 6.0
 SHIFTS = orientations.shift_disc(2.0, 1.0)
@@ -41,7 +43,7 @@ class Case:
 
     images: ImageSpectra
     slices: np.ndarray
-    grid: Grid
+    grid: PoseGrid
     truth: np.ndarray
 
 
@@ -72,7 +74,7 @@ def _case(count: int = 12, orders: int = 24, power: float = 12.0, seed: int = 0)
     shift, view, half = truth.T
     ideal = np.where(half[:, None] == 1, slices[view].conj(), slices[view])
     values = transfer * ideal * disc.phases(SHIFTS)[shift].conj() + _noise(transfer.shape, draw)
-    return Case(ImageSpectra(disc, values.astype(np.complex64), transfer), slices, Grid(turns, SHIFTS), truth)
+    return Case(ImageSpectra(disc, values.astype(np.complex64), transfer), slices, PoseGrid(turns, SHIFTS), truth)
 
 
 def _written_out(case: Case, radius: float, slices: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -109,7 +111,7 @@ def _written_out(case: Case, radius: float, slices: np.ndarray | None = None) ->
     }
 
 
-def _compare(found: Found, expected: dict[str, np.ndarray]) -> None:
+def _compare(found: SearchResult, expected: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(found.log_likelihood, expected["log_likelihood"], atol=1e-3)
     for name in ("numerator", "denominator"):
         scale = np.abs(expected[name]).max()
@@ -210,7 +212,7 @@ def test_several_references_in_turn(device: str) -> None:
 
 def test_likeliest_poses_lie_apart_and_are_the_best_that_do(device: str) -> None:
     case = _case(20, 72, power=12.0)
-    found = search(case.images, case.slices, case.grid, RADIUS, Wanted(sums=False, poses=4), device)
+    found = search(case.images, case.slices, case.grid, RADIUS, SearchRequest(sums=False, poses=4), device)
     assert found.numerator.size == found.denominator.size == 0
     scores = _written_out(case, RADIUS)["scores"]
     for image, places in zip(scores, found.places, strict=True):
@@ -232,14 +234,14 @@ def test_likeliest_poses_lie_apart_and_are_the_best_that_do(device: str) -> None
 def test_likeliest_poses_of_a_fine_grid_are_not_neighbors(device: str) -> None:
     """15 degrees from view to view: without the rule the second best would be next to the best."""
     disc = Disc(SIZE, RADIUS)
-    grid, projector = Grid(orientations.half_turn_grid(2), np.zeros((1, 2))), Projector(SIZE, 2, RADIUS)
+    grid, projector = PoseGrid(orientations.half_turn_grid(2), np.zeros((1, 2))), Projector(SIZE, 2, RADIUS)
     slices = np.empty((len(grid.rotations), len(disc)), np.complex64)
     axes = np.ascontiguousarray(2.0 * grid.rotations[:, :2], np.float32)
     kernels.gather(projector.spectrum(_blobs(3)).astype(np.complex64), axes, disc.kx, disc.ky, slices)
     slices *= np.float32(0.05)
     values = slices[[5, 300, 900]]
     images = ImageSpectra(disc, values, np.ones(values.shape, np.float32))
-    found = search(images, slices, grid, RADIUS, Wanted(sums=False, poses=3), device)
+    found = search(images, slices, grid, RADIUS, SearchRequest(sums=False, poses=3), device)
     np.testing.assert_array_equal(found.places[:, 0, 1], [5, 300, 900])
     for places in found.places:
         turns, _ = grid.poses(places)
@@ -266,8 +268,8 @@ def test_extreme_scores_neither_overflow_nor_vanish(device: str) -> None:
 def test_one_orientation_and_one_shift(device: str) -> None:
     """Two poses are left, half a turn apart, and their shares are those of the two scores."""
     case = _case(6, 1, power=4.0)
-    grid = Grid(case.grid.rotations, SHIFTS[:1])
-    found = search(case.images, case.slices, grid, RADIUS, Wanted(poses=3), device)
+    grid = PoseGrid(case.grid.rotations, SHIFTS[:1])
+    found = search(case.images, case.slices, grid, RADIUS, SearchRequest(poses=3), device)
     expected = _written_out(Case(case.images, case.slices, grid, case.truth), RADIUS)
     _compare(found, expected)
     np.testing.assert_allclose(found.denominator[0], np.square(case.images.transfer).sum(0), rtol=1e-5)
@@ -281,18 +283,18 @@ def test_the_likelihood_of_junk_has_mean_one(device: str) -> None:
     case = _case(4000, 6, power=0.7)
     noise = _noise(case.images.values.shape, np.random.default_rng(7))
     junk = ImageSpectra(case.images.disc, noise.astype(np.complex64), case.images.transfer)
-    found = search(junk, case.slices, case.grid, RADIUS, Wanted(sums=False), device)
+    found = search(junk, case.slices, case.grid, RADIUS, SearchRequest(sums=False), device)
     ratio = np.exp(found.log_likelihood)
     assert ratio.mean() == pytest.approx(1.0, abs=4.0 * ratio.std() / np.sqrt(4000))
     assert ratio.std() / np.sqrt(4000) < 0.02
     assert found.log_likelihood.mean() < -0.05
-    good = search(case.images, case.slices, case.grid, RADIUS, Wanted(sums=False), device)
+    good = search(case.images, case.slices, case.grid, RADIUS, SearchRequest(sums=False), device)
     assert good.log_likelihood.mean() > 0.05
 
 
 @pytest.mark.parametrize("sums", [True, False])
 def test_threads_find_the_same(sums: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    case, wanted = _case(count=100), Wanted(sums=sums, poses=2)
+    case, wanted = _case(count=100), SearchRequest(sums=sums, poses=2)
     monkeypatch.setattr(threads, "cores", lambda: 1)
     alone = search(case.images, case.slices, case.grid, RADIUS, wanted)
     monkeypatch.setattr(threads, "cores", lambda: 3)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from sciml_cryoem.imaging import fourier, kernels, orientations
+from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.poses import torch_search
-from sciml_cryoem.poses.image_spectra import Disc, ImageSpectra
-from sciml_cryoem.poses.search import Found, Grid, Wanted, search
+from sciml_cryoem.poses.search import search
+from sciml_cryoem.poses.search_result import PoseGrid, SearchRequest, SearchResult
+from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 BOX, RADIUS = 32, 8.0
-GRID = Grid(orientations.half_turn_grid(1), orientations.shift_disc(2.0, 1.0))
+GRID = PoseGrid(orientations.half_turn_grid(1), orientations.shift_disc(2.0, 1.0))
 
 
 @pytest.fixture(params=["torch", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -49,7 +51,7 @@ def _case(power: float, classes: int = 1, count: int = 40) -> tuple[ImageSpectra
     return ImageSpectra(disc, (values + noise).astype(np.complex64), transfer), slices
 
 
-def _agree(found: Found, expected: Found) -> None:
+def _agree(found: SearchResult, expected: SearchResult) -> None:
     np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-4, atol=1e-4)
     for name in ("numerator", "denominator"):
         ours, theirs = getattr(found, name), getattr(expected, name)
@@ -72,9 +74,11 @@ def test_agrees_with_the_compiled_loops(power: float, least: float, most: float,
     _agree(search(images, slices, GRID, RADIUS, device=device), expected)
 
 
-@pytest.mark.parametrize("wanted", [Wanted(), Wanted(sums=False), Wanted(poses=3), Wanted(sums=False, poses=3)])
+@pytest.mark.parametrize(
+    "wanted", [SearchRequest(), SearchRequest(sums=False), SearchRequest(poses=3), SearchRequest(sums=False, poses=3)]
+)
 @pytest.mark.parametrize(("classes", "power"), [(1, 30.0), (3, 30.0), (1, 400.0)])
-def test_agrees_whatever_is_wanted(classes: int, power: float, wanted: Wanted, device: str) -> None:
+def test_agrees_whatever_is_wanted(classes: int, power: float, wanted: SearchRequest, device: str) -> None:
     images, slices = _case(power, classes)
     expected = search(images, slices, GRID, RADIUS, wanted)
     found = search(images, slices, GRID, RADIUS, wanted, device)
@@ -133,7 +137,7 @@ def test_memory_of_a_gpu_stays_within_the_budget(monkeypatch: pytest.MonkeyPatch
     search(images.take(slice(0, 8)), slices, GRID, RADIUS, device="cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    search(images, slices, GRID, RADIUS, Wanted(poses=3), "cuda")
+    search(images, slices, GRID, RADIUS, SearchRequest(poses=3), "cuda")
     held = 48 * slices.size + 64 * len(images)  # slices, sums and their products, places
     assert torch.cuda.max_memory_allocated() - before < 1.2 * budget + held
     assert torch.cuda.memory_allocated() == before

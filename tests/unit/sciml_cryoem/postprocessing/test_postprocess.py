@@ -5,7 +5,7 @@ import pytest
 from sciml_cryoem.imaging import fourier
 from sciml_cryoem.maps.fsc import fsc, resolution
 from sciml_cryoem.maps.masks import AutomaticMask, soft_sphere
-from sciml_cryoem.postprocessing.postprocess import Settings, postprocess
+from sciml_cryoem.postprocessing.postprocess import PostprocessOptions, postprocess
 
 from sciml.errors import InputError
 
@@ -34,7 +34,7 @@ def truth() -> np.ndarray:
 
 
 def test_fit_and_resolution_are_those_that_were_put_in(truth: np.ndarray) -> None:
-    result = postprocess(*_halves(truth, 0.3), PIXEL, Settings(bfactor="masked"))
+    result = postprocess(*_halves(truth, 0.3), PIXEL, PostprocessOptions(bfactor="masked"))
     assert result.chosen == "corrected"
     assert result.warnings == ()
     fit = result.guinier_masked.fit
@@ -54,7 +54,7 @@ def test_fit_and_resolution_are_those_that_were_put_in(truth: np.ndarray) -> Non
 
 def test_sharpening_brings_the_amplitudes_of_the_atoms_back(truth: np.ndarray) -> None:
     """Without mask, plot and weights are of one map: the B-factor is found, and the map has the unblurred spectrum."""
-    result = postprocess(*_halves(truth, 0.1), PIXEL, Settings(mask="none"))
+    result = postprocess(*_halves(truth, 0.1), PIXEL, PostprocessOptions(mask="none"))
     assert result.chosen == "unmasked"
     assert result.warnings == ()
     assert result.filter.bfactor == pytest.approx(BFACTOR, rel=0.12)
@@ -66,7 +66,7 @@ def test_sharpening_brings_the_amplitudes_of_the_atoms_back(truth: np.ndarray) -
 
 @pytest.mark.parametrize("box", [71, 72])
 def test_odd_and_even_boxes(box: int) -> None:
-    result = postprocess(*_halves(_truth(box=box), 0.1), PIXEL, Settings(mask="none"))
+    result = postprocess(*_halves(_truth(box=box), 0.1), PIXEL, PostprocessOptions(mask="none"))
     assert result.map.shape == (box, box, box)
     assert result.filter.bfactor == pytest.approx(BFACTOR, rel=0.12)
 
@@ -83,14 +83,14 @@ def test_automatic_mask_holds_the_molecule(truth: np.ndarray) -> None:
 
 def test_given_bfactor_and_lowpass(truth: np.ndarray) -> None:
     halves = _halves(truth, 0.15)
-    plain = postprocess(*halves, PIXEL, Settings(bfactor="none", lowpass=9.0))
+    plain = postprocess(*halves, PIXEL, PostprocessOptions(bfactor="none", lowpass=9.0))
     assert plain.filter.bfactor == 0.0
     assert plain.sharpening == "not sharpened, as asked"
-    given = postprocess(*halves, PIXEL, Settings(bfactor=-60.0, lowpass=9.0))
+    given = postprocess(*halves, PIXEL, PostprocessOptions(bfactor=-60.0, lowpass=9.0))
     shells = np.arange(2, 15)
     ratio = np.abs(np.fft.rfftn(given.map)[shells, 0, 0] / np.fft.rfftn(plain.map)[shells, 0, 0])
     np.testing.assert_allclose(ratio, np.exp(15.0 * (shells / (BOX * PIXEL)) ** 2), rtol=1e-3)
-    assert postprocess(*halves, PIXEL, Settings(bfactor=40.0)).sharpening.endswith("blurs the map")
+    assert postprocess(*halves, PIXEL, PostprocessOptions(bfactor=40.0)).sharpening.endswith("blurs the map")
 
 
 def test_no_sharpening_where_the_guinier_fit_is_not_valid() -> None:
@@ -109,17 +109,17 @@ def test_no_sharpening_where_the_guinier_fit_is_not_valid() -> None:
 
 def test_tight_masks_are_named(truth: np.ndarray) -> None:
     halves = _halves(_truth(-600.0), 0.05)
-    tight = postprocess(*halves, PIXEL, Settings(mask=soft_sphere(BOX, 5.0, 0.0)))
+    tight = postprocess(*halves, PIXEL, PostprocessOptions(mask=soft_sphere(BOX, 5.0, 0.0)))
     assert any("too tight" in text for text in tight.warnings)
     assert any("hard edge" in text for text in tight.warnings)
     assert any("leaves out" in text for text in tight.warnings)
-    soft = postprocess(*halves, PIXEL, Settings(mask="sphere"))
+    soft = postprocess(*halves, PIXEL, PostprocessOptions(mask="sphere"))
     assert soft.warnings == ()
 
 
 def test_a_mask_beside_the_molecule_is_worse_than_none(truth: np.ndarray) -> None:
     beside = np.roll(soft_sphere(BOX, 8.0, 5.0), 36, axis=0)
-    result = postprocess(*_halves(truth, 0.15), PIXEL, Settings(mask=beside))
+    result = postprocess(*_halves(truth, 0.15), PIXEL, PostprocessOptions(mask=beside))
     assert result.chosen == "unmasked"
     assert any("worse than none" in text for text in result.warnings)
     assert result.resolution() == result.curves.resolution(curve="unmasked")
@@ -127,27 +127,27 @@ def test_a_mask_beside_the_molecule_is_worse_than_none(truth: np.ndarray) -> Non
 
 def test_noise_has_no_resolution_and_a_copy_too_much() -> None:
     noise = _halves(np.zeros((40, 40, 40), np.float32), 1.0)
-    result = postprocess(*noise, PIXEL, Settings(mask="sphere"))
+    result = postprocess(*noise, PIXEL, PostprocessOptions(mask="sphere"))
     assert any("do not correlate" in text for text in result.warnings)
     assert result.resolution() > 20.0
-    nearly = postprocess(noise[0], noise[0] + 0.01 * noise[1], PIXEL, Settings(mask="none"))
+    nearly = postprocess(noise[0], noise[0] + 0.01 * noise[1], PIXEL, PostprocessOptions(mask="none"))
     assert any("up to Nyquist" in text for text in nearly.warnings)
 
 
 def test_same_seed_same_bits(truth: np.ndarray) -> None:
     halves = _halves(truth, 0.15)
-    first, again = (postprocess(*halves, PIXEL, Settings(seed=3)) for _ in range(2))
+    first, again = (postprocess(*halves, PIXEL, PostprocessOptions(seed=3)) for _ in range(2))
     np.testing.assert_array_equal(first.map, again.map)
     np.testing.assert_array_equal(first.curves.randomized, again.curves.randomized)
 
 
 def test_settings_that_make_no_sense(truth: np.ndarray) -> None:
     halves = _halves(truth, 0.15)
-    for settings, message in (
-        (Settings(lowpass=3.0), "Nyquist"),
-        (Settings(bfactor=float("nan")), "-2000 to 2000"),
-        (Settings(bfactor=-1e5), "negative sharpens"),
-        (Settings(mask=np.ones((8, 8, 8), np.float32)), "cubes of one size"),
+    for options, message in (
+        (PostprocessOptions(lowpass=3.0), "Nyquist"),
+        (PostprocessOptions(bfactor=float("nan")), "-2000 to 2000"),
+        (PostprocessOptions(bfactor=-1e5), "negative sharpens"),
+        (PostprocessOptions(mask=np.ones((8, 8, 8), np.float32)), "cubes of one size"),
     ):
         with pytest.raises(InputError, match=message):
-            postprocess(*halves, PIXEL, settings)
+            postprocess(*halves, PIXEL, options)

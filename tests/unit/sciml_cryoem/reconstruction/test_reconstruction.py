@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sciml_cryoem import read_particles, reconstruct
+from sciml_cryoem import ImageSettings, ReconstructOptions, read_particles, reconstruct
 from sciml_cryoem.files.mrc import read_volume, write_stack
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.reconstruction import accumulation
-from sciml_cryoem.reconstruction.accumulation import Settings, accumulate
+from sciml_cryoem.reconstruction.accumulation import accumulate
 from sciml_cryoem.reconstruction.prior import fsc_error, mean_if_positive, prior_precision, shrink_fsc
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
 
@@ -91,10 +91,10 @@ def test_half_maps_are_independent_and_unfiltered(make_set: Callable[..., Path])
 def test_the_prior_beats_no_prior_and_any_other_strength(make_set: Callable[..., Path]) -> None:
     folder = make_set(32)
     particles, truth = read_particles(folder / "particles.star"), _truth(folder)
-    result = reconstruct(particles, Settings(mask="none"))
+    result = reconstruct(particles, ReconstructOptions(mask="none"))
 
     def score(factor: float) -> float:
-        return _correlation(result.accumulated.full_map(result.prior.precision * factor), truth)
+        return _correlation(result.half_sums.full_map(result.prior.precision * factor), truth)
 
     assert score(1.0) > score(1e-3) + 0.01
     assert score(1.0) > max(score(0.2), score(5.0)) - 0.001
@@ -103,16 +103,19 @@ def test_the_prior_beats_no_prior_and_any_other_strength(make_set: Callable[...,
 @pytest.mark.parametrize("device", ["cpu", "torch"])
 def test_order_batches_and_threads_do_not_change_the_map(device: str, make_set: Callable[..., Path]) -> None:
     particles = read_particles(make_set(32) / "particles.star")
-    whole = reconstruct(particles, Settings(device=device))
-    parts = reconstruct(particles, Settings(device=device, batch_mb=0.05))
+    whole = reconstruct(particles, ReconstructOptions(settings=ImageSettings(device=device)))
+    parts = reconstruct(particles, ReconstructOptions(settings=ImageSettings(device=device, batch_mb=0.05)))
     assert np.abs(whole.full - parts.full).max() < 1e-4 * np.abs(whole.full).max()
-    again = reconstruct(particles, Settings(device=device))
+    again = reconstruct(particles, ReconstructOptions(settings=ImageSettings(device=device)))
     assert np.array_equal(whole.full, again.full)
 
 
 def test_torch_gives_the_map_of_the_compiled_loop(make_set: Callable[..., Path]) -> None:
     particles = read_particles(make_set(33) / "particles.star")
-    first, second = (reconstruct(particles, Settings(device=device)).full for device in ("cpu", "torch"))
+    first, second = (
+        reconstruct(particles, ReconstructOptions(settings=ImageSettings(device=device))).full
+        for device in ("cpu", "torch")
+    )
     assert np.abs(first - second).max() < 1e-3 * np.abs(first).max()
 
 
@@ -131,7 +134,7 @@ def test_units_offsets_and_gains_do_not_matter(make_set: Callable[..., Path], tm
     gains = draw.uniform(0.5, 2.0, (400, 1, 1))
     offsets = draw.normal(900, 80, (400, 1, 1))
     result = reconstruct(_rewritten(folder, tmp_path, lambda images: 30 * gains * images + offsets))
-    assert result.accumulated.noise.reference is not None
+    assert result.half_sums.noise.reference is not None
     assert _correlation(result.full, _truth(folder)) > 0.98
 
 
@@ -146,13 +149,16 @@ def test_two_optics_groups_of_unequal_noise_are_weighted(make_set: Callable[...,
     particles = _rewritten(folder, tmp_path, worse)
     known = replace(particles, optics_group=np.r_[np.ones(200, int), np.full(200, 2)])
     truth = _truth(folder)
-    weighted, blind = (_correlation(reconstruct(p, Settings(normalize="no")).full, truth) for p in (known, particles))
+    weighted, blind = (
+        _correlation(reconstruct(p, ReconstructOptions(settings=ImageSettings(normalize="no"))).full, truth)
+        for p in (known, particles)
+    )
     assert weighted > blind + 0.01
 
 
 def test_half_sets_are_drawn_when_the_file_has_none(make_set: Callable[..., Path]) -> None:
     particles = replace(read_particles(make_set(32) / "particles.star"), random_subset=None)
-    first, again, other = (accumulate(particles, Settings(seed=seed)).halves for seed in (0, 0, 1))
+    first, again, other = (accumulate(particles, ReconstructOptions(seed=seed)).halves for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert (first != other).any()
     assert np.bincount(first).tolist() == [0, 200, 200]
@@ -161,18 +167,18 @@ def test_half_sets_are_drawn_when_the_file_has_none(make_set: Callable[..., Path
 def test_masks(make_set: Callable[..., Path]) -> None:
     folder = make_set(32)
     particles, truth = read_particles(folder / "particles.star"), _truth(folder)
-    accumulated = accumulate(particles)
+    half_sums = accumulate(particles)
     from sciml_cryoem.reconstruction.direct import regularize
 
-    found = regularize(accumulated, Settings(mask="auto"))
-    given = regularize(accumulated, Settings(mask=soft_sphere(32, 11.0, 3.0)))
-    bare = regularize(accumulated, Settings(mask="none"))
+    found = regularize(half_sums, ReconstructOptions(mask="auto"))
+    given = regularize(half_sums, ReconstructOptions(mask=soft_sphere(32, 11.0, 3.0)))
+    bare = regularize(half_sums, ReconstructOptions(mask="none"))
     assert bare.prior.mask is None
     assert np.array_equal(bare.prior.curves.masked, bare.prior.curves.unmasked)
     assert found.prior.mask is not None
     assert given.full[0].max() == 0
     assert min(_correlation(result.full, truth) for result in (found, given, bare)) > 0.98
-    assert accumulate(particles, Settings(diameter=60.0)).noise.background.radius < 16
+    assert accumulate(particles, ReconstructOptions(settings=ImageSettings(diameter=60.0))).noise.background.radius < 16
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # from the statistics of the spoiled stack

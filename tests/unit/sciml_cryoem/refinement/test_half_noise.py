@@ -9,8 +9,9 @@ from sciml_cryoem.files.mrc import write_stack
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.files.star import write_star
-from sciml_cryoem.poses.image_spectra import Disc, whitened
-from sciml_cryoem.reconstruction.accumulation import Settings
+from sciml_cryoem.imaging.half_plane import Disc
+from sciml_cryoem.reconstruction.image_spectra import whitened
+from sciml_cryoem.reconstruction.images import ImageSettings
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import Background, measure
 from sciml_cryoem.refinement.half_noise import Residuals, kinds_of, measure_halves
@@ -34,7 +35,7 @@ def test_each_half_and_group_has_its_own_noise(particles: Particles) -> None:
     groups, halves = particles.optics_group - 1, particles.half_sets()
     kinds = kinds_of(groups, halves)
     np.testing.assert_array_equal(kinds, groups + 2 * (halves - 1))
-    model = measure_halves(particles, groups, halves, Settings(normalize="no"))
+    model = measure_halves(particles, groups, halves, ImageSettings(normalize="no"))
     level = model.power[:, 2:].mean(1) / BOX**2
     np.testing.assert_allclose(level, [1.0, 4.0, 1.0, 4.0], rtol=0.06)
     assert level[0] != level[2]
@@ -48,11 +49,11 @@ def test_each_half_and_group_has_its_own_noise(particles: Particles) -> None:
 def test_a_group_that_a_half_lacks_and_a_half_without_images(particles: Particles) -> None:
     groups = particles.optics_group - 1
     halves = np.where(groups == 0, 1, 1 + np.arange(len(groups)) % 2)
-    model = measure_halves(particles, groups, halves, Settings(normalize="no"))
+    model = measure_halves(particles, groups, halves, ImageSettings(normalize="no"))
     assert model.power.shape == (4, BOX // 2 + 1)
     np.testing.assert_array_equal(model.power[2], model.power[3])  # half 2 has only the second group
     with pytest.raises(InputError, match="half 2"):
-        measure_halves(particles, groups, np.ones(len(groups), np.int64), Settings())
+        measure_halves(particles, groups, np.ones(len(groups), np.int64), ImageSettings())
 
 
 def test_images_are_scaled_in_both_halves_or_in_none(particles: Particles, tmp_path: Path) -> None:
@@ -62,10 +63,10 @@ def test_images_are_scaled_in_both_halves_or_in_none(particles: Particles, tmp_p
     stack = (particles.images() * gain[:, None, None]).astype(np.float32)
     write_stack(tmp_path / "particles.mrcs", iter([stack]), stack.shape, 4.0, 2)
     uneven = read_particles(write_star(tmp_path / "particles.star", [particles.optics, particles.table]))
-    model = measure_halves(uneven, groups, halves, Settings())
+    model = measure_halves(uneven, groups, halves, ImageSettings())
     assert model.reference is not None
     assert model.reference.shape == model.power.shape == (2, BOX // 2 + 1)
-    assert measure_halves(uneven, groups, halves, Settings(normalize="no")).reference is None
+    assert measure_halves(uneven, groups, halves, ImageSettings(normalize="no")).reference is None
 
 
 def test_noise_is_found_from_what_projections_leave() -> None:
@@ -87,8 +88,13 @@ def test_noise_is_found_from_what_projections_leave() -> None:
     weights[::8] = 0.0
     seen[::8] *= 10.0  # junk does not count
     residuals = Residuals(model, disc)
+    squares = np.square(np.abs(seen - shown)) * weights[:, None]
     for part in (slice(0, 100), slice(100, 400)):
-        residuals.add(np.square(np.abs(seen - shown)[part]), kinds[part], weights[part])
+        left = np.zeros(model.power.shape)
+        for kind in (0, 1):
+            of_kind = squares[part][kinds[part] == kind].sum(0)
+            left[kind] = np.bincount(disc.shell, of_kind, BOX // 2 + 1)[: BOX // 2 + 1]
+        residuals.add(left, kinds[part], weights[part])
     found = residuals.noise_found()
     level = found.power[:, 2:12] / BOX**2
     # Drawn to the old model by 20 images of 175 and 200, whose noise is a third.

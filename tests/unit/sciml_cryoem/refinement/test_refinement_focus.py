@@ -1,6 +1,5 @@
 """Defocus of particles within a refinement: found where the resolution tells it, left alone where it does not."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,13 @@ from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.files.star import write_star
 from sciml_cryoem.imaging import rotations
 from sciml_cryoem.maps.masks import low_pass
-from sciml_cryoem.reconstruction.accumulation import Settings, views_of
-from sciml_cryoem.refinement.checkpoint import restore, state_of
-from sciml_cryoem.refinement.defocus import PRIOR, Focus, with_defocus
-from sciml_cryoem.refinement.gold_standard import Iteration, Options, Refinement, refine, settled
+from sciml_cryoem.reconstruction.images import ImageSettings, views_of
+from sciml_cryoem.refinement.defocus import PRIOR, Focus, prior_spread, with_defocus
+from sciml_cryoem.refinement.half_maps import Iteration
+from sciml_cryoem.refinement.image_set import ImageSet, RefineOptions
+from sciml_cryoem.refinement.refine import refine
 from sciml_cryoem.refinement.refined_poses import Poses
+from sciml_cryoem.refinement.rest import settled
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
 
 from sciml.errors import InputError
@@ -46,7 +47,7 @@ def off() -> np.ndarray:
 def test_wrong_defoci_are_found(right: Particles, off: np.ndarray, truth: np.ndarray) -> None:
     wrong = with_defocus(right, -off)
     start = low_pass(truth, PIXEL, 12.5)
-    with_, without = (refine(wrong, start, Options(iterations=8, defocus=on)) for on in (True, False))
+    with_, without = (refine(wrong, start, RefineOptions(iterations=8, defocus=on)) for on in (True, False))
     assert not any(record.refocused for record in without.iterations)
     assert with_.iterations[-1].refocused and not with_.iterations[0].refocused
     found = with_.poses.defocus
@@ -66,30 +67,31 @@ def test_wrong_defoci_are_found(right: Particles, off: np.ndarray, truth: np.nda
 
 def test_right_defoci_stay(right: Particles, truth: np.ndarray) -> None:
     """The prior narrows, although it began with 300 Angstrom."""
-    found = refine(right, low_pass(truth, PIXEL, 12.5), Options(iterations=9, defocus=True))
+    found = refine(right, low_pass(truth, PIXEL, 12.5), RefineOptions(iterations=9, defocus=True))
     assert found.iterations[-1].refocused
     assert np.sqrt(np.mean(np.square(found.poses.defocus))) < 0.25 * PRIOR
 
 
 def test_a_coarse_map_tells_no_defocus(right: Particles) -> None:
-    focus = Focus(right, views_of(right).ctf)
+    focus = Focus.of(right, views_of(right).ctf)
     assert focus.can_tell(6.0) and focus.can_tell(11.0)
     assert not focus.can_tell(12.0)
 
 
 def test_coefficients_are_those_of_the_new_defocus(right: Particles, off: np.ndarray) -> None:
-    focus, poses = Focus(right, views_of(right).ctf), Poses.unknown(COUNT)
+    focus, poses = Focus.of(right, views_of(right).ctf), Poses.unknown(COUNT)
     halves = 1 + np.arange(COUNT) % 2
-    np.testing.assert_array_equal(focus.begin(poses, halves), views_of(right).ctf)
-    np.testing.assert_array_equal(focus.spread, PRIOR)
+    everyone, first = np.arange(COUNT), np.full(2, PRIOR)
+    np.testing.assert_array_equal(focus.coefficients(everyone, poses.defocus), views_of(right).ctf)
+    np.testing.assert_array_equal(prior_spread(poses, halves, first), PRIOR)
     poses.defocus[:], poses.defocus_deviation[:] = off, 50.0
     poses.defocus[halves == 2] *= 0.2
-    table = focus.begin(poses, halves)
+    table, spread = focus.coefficients(everyone, poses.defocus), prior_spread(poses, halves, first)
     moved = views_of(with_defocus(right, poses.defocus)).ctf
     np.testing.assert_allclose(table, moved, rtol=2e-5, atol=1e-6)
     expected = [np.sqrt(np.mean(np.square(poses.defocus[halves == half])) + 2500.0) for half in (1, 2)]
-    np.testing.assert_allclose(focus.spread, expected)
-    assert focus.spread[1] < 0.5 * focus.spread[0]
+    np.testing.assert_allclose(spread, expected)
+    assert spread[1] < 0.5 * spread[0]
 
 
 def test_the_columns_of_the_file_move_as_they_stand(right: Particles, tmp_path: Path) -> None:
@@ -112,34 +114,16 @@ def test_nothing_to_add_leaves_the_set(right: Particles) -> None:
     assert with_defocus(right, np.zeros(COUNT)) is right
 
 
-def test_it_goes_on_from_its_state_to_the_same_bits(right: Particles, off: np.ndarray, truth: np.ndarray) -> None:
-    wrong, options = with_defocus(right, -off), Options(defocus=True, searches=1)
-    whole = Refinement(wrong, low_pass(truth, PIXEL, 10.0), options)
-    while not (whole.iterations and whole.iterations[-1].refocused):
-        assert len(whole.iterations) < 8
-        whole.step()
-    kept = state_of(whole)
-    kept = type(kept)({name: np.array(value) for name, value in kept.arrays.items()}, dict(kept.numbers))
-    other = Refinement(wrong, np.zeros_like(truth), options)
-    restore(other, kept)
-    for state in (whole, other):
-        state.step()
-    assert whole.iterations[-1].refocused
-    np.testing.assert_array_equal(other.poses.defocus, whole.poses.defocus)
-    np.testing.assert_array_equal(other.maps[0], whole.maps[0])
-
-
 def test_the_first_refinement_of_defocus_is_a_new_beginning() -> None:
     def record(number: int, refocused: bool) -> Iteration:
-        return Iteration(number, 8.0, False, 10.0, np.zeros(3), 0.01, 0.0, 0, 1.0, refocused)
+        return Iteration(number, 8.0, False, 10.0, 0.01, 1.0, 0.0, 0, 1.0, refocused, 100, 8.0, np.zeros(3))
 
     before = [record(number, False) for number in range(2)]
     assert not settled([*before, record(2, True)])
-    assert not settled([*before, record(2, True), record(3, True)])
-    assert settled([*before, record(2, True), record(3, True), record(4, True)])
+    assert settled([*before, record(2, True), record(3, True)])
     assert settled([*before, record(2, False)])
 
 
 def test_without_a_ctf_there_is_no_defocus(right: Particles, truth: np.ndarray) -> None:
     with pytest.raises(InputError, match="defocus"):
-        Refinement(right, truth, replace(Options(), defocus=True, settings=Settings(use_ctf=False)))
+        ImageSet.prepare(right, RefineOptions(defocus=True, settings=ImageSettings(use_ctf=False)))

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sciml_cryoem import read_particles, reconstruct
+from sciml_cryoem import ReconstructOptions, read_particles, reconstruct
 from sciml_cryoem.files.mrc import read_volume
 from sciml_cryoem.maps.masks import cosine_edge, soft_sphere
-from sciml_cryoem.reconstruction.accumulation import Settings
 from sciml_cryoem.simulation import simulate
 from sciml_cryoem.validation.uncertainty import _falling, local_mean_square, noise_draw, uncertainty
 
 
 def _scores(star: Path, truth: Path) -> tuple[float, list[float]]:
     """Deviation of (map - truth) / std in the scoring sphere, and in its inner and outer part."""
-    result = reconstruct(read_particles(star), Settings(mask="sphere"))
+    result = reconstruct(read_particles(star), ReconstructOptions(mask="sphere"))
     density = read_volume(truth).array
     box = len(density)
     line = np.arange(box) - box // 2
@@ -41,7 +40,7 @@ def test_calibration_on_the_bundled_set(root: Path) -> None:
 def test_calibration_inside_and_outside_an_automatic_mask(shared: Path) -> None:
     """Outside its mask the map is 0, and its error the density there; what the half maps share says how large."""
     folder = shared / "data" / "p64"
-    result = reconstruct(read_particles(folder / "p64.star"), Settings(mask="auto"))
+    result = reconstruct(read_particles(folder / "p64.star"), ReconstructOptions(mask="auto"))
     density, mask = read_volume(folder / "truth64.mrc").array, result.prior.mask
     assert mask is not None
     scores = (result.full - density) / uncertainty(result).std
@@ -63,7 +62,7 @@ def test_nothing_but_noise_beside_a_mask_is_said_to_fall_off(tmp_path: Path) -> 
     simulate.write_particles(simulation, density, tmp_path)
     radius = np.sqrt(y**2 + x**2)
     mask = cosine_edge(radius - 4.0, 4.0) * cosine_edge(np.abs(z) - 10.0, 4.0)
-    result = reconstruct(read_particles(tmp_path / "particles.star"), Settings(mask=mask.astype(np.float32)))
+    result = reconstruct(read_particles(tmp_path / "particles.star"), ReconstructOptions(mask=mask.astype(np.float32)))
     std = uncertainty(result).std
     scores = (result.full - density) / std
     assert scores[mask > 0.5].std() == pytest.approx(1.0, abs=0.1)

@@ -8,7 +8,7 @@ The origin counts half: it is real, and its own Friedel mate.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Complex, Float, Int
@@ -16,37 +16,11 @@ from jaxtyping import Complex, Float, Int
 from sciml import distributed
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf, fourier
-from sciml_cryoem.reconstruction.accumulation import Settings, own_batches, own_images
+from sciml_cryoem.imaging.half_plane import Disc, HalfPlane
+from sciml_cryoem.reconstruction.images import ImageSettings, own_batches, own_images
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import NoiseModel
-
-
-@dataclass(frozen=True)
-class Disc(fourier.HalfPlane):
-    """The points of a half plane, sorted by |k|."""
-
-    @cached_property
-    def _points(self) -> tuple[np.ndarray, np.ndarray]:
-        rows, columns = super()._points
-        squares = fourier.frequencies(self.size)[rows] ** 2 + columns**2
-        order = np.argsort(squares, kind="stable")
-        return rows[order], columns[order]
-
-    @cached_property
-    def _squares(self) -> np.ndarray:
-        return self.kx.astype(np.float64) ** 2 + self.ky.astype(np.float64) ** 2
-
-    def within(self, radius: float) -> int:
-        """How many points, from the first, have |k| < radius."""
-        return int(np.searchsorted(self._squares, radius**2, side="left"))
-
-    def phases(self, offsets: Float[np.ndarray, "shifts 2"]) -> Complex[np.ndarray, "shifts points"]:
-        """exp(-2 pi i k.o / n): undoes offsets o (x, y) in pixels; complex64."""
-        angle = (-2.0 * np.pi / self.size) * (
-            np.multiply.outer(offsets[:, 0], self.kx) + np.multiply.outer(offsets[:, 1], self.ky)
-        )
-        return np.exp(1j * angle).astype(np.complex64)
-
+from sciml_cryoem.reconstruction.resources import disc_points
 
 _disc = lru_cache(maxsize=64)(Disc)
 
@@ -68,6 +42,11 @@ class ImageSpectra:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def arrays(self) -> tuple[Complex[np.ndarray, "n points"], Float[np.ndarray, "n points"]]:
+        """Values and transfer functions."""
+        return self.values, self.transfer
+
     def up_to(self, radius: float) -> "ImageSpectra":
         """Only the points |k| < radius; views of the same numbers."""
         points = self.disc.within(radius)
@@ -78,15 +57,37 @@ class ImageSpectra:
         return ImageSpectra(self.disc, self.values[rows], self.transfer[rows])
 
 
+def whitened_values(
+    images: Float[np.ndarray, "batch n n"],
+    plane: HalfPlane,
+    noise: NoiseModel,
+    groups: Int[np.ndarray, " batch"],
+    offsets: Float[np.ndarray, "batch 2"] | None = None,
+) -> Complex[np.ndarray, "batch points"]:
+    """Whitened Fourier values of a block of images as read; the images are changed (`NoiseModel.prepare`).
+
+    Args:
+        images: float32, as read.
+        plane: the Fourier points.
+        noise: of the groups.
+        groups: noise group of each image.
+        offsets: to be undone, (x, y) in pixels; None leaves the images where they are.
+
+    Returns:
+        complex64, origin at n // 2.
+    """
+    spectra = fourier.corner_transform(noise.prepare(images, groups))
+    moves = np.zeros((1, 2)) if offsets is None else np.asarray(offsets, np.float64)
+    scale = noise.whitening[:, plane.shell].astype(np.float32)[groups]
+    values = spectra[:, plane.rows, plane.columns] * (plane.phases(moves - plane.size // 2) * scale)
+    return values.astype(np.complex64)
+
+
 def whitened(images: Float[np.ndarray, "batch n n"], disc: Disc, noise: NoiseModel, views: Views) -> ImageSpectra:
-    """Whitened Fourier values of a block of images as read; the images are changed (`NoiseModel.prepare`)."""
-    spectra = fourier.corner_transform(noise.prepare(images, views.groups))
-    amplitude = np.sqrt(noise.weights)[:, disc.shell]
-    amplitude[:, (disc.rows == 0) & (disc.columns == 0)] *= np.sqrt(0.5)
-    scale = amplitude[views.groups].astype(np.float32)
-    center = disc.phases(np.full((1, 2), -float(disc.size // 2)))[0]
-    values = spectra[:, disc.rows, disc.columns] * (center * scale)
-    return ImageSpectra(disc, values.astype(np.complex64), ctf.evaluate(views.ctf, disc.kx, disc.ky) * scale)
+    """`whitened_values` of a block of images, offsets not undone, with what they passed through."""
+    scale = noise.whitening[:, disc.shell].astype(np.float32)[views.groups]
+    values = whitened_values(images, disc, noise, views.groups)
+    return ImageSpectra(disc, values, ctf.evaluate(views.ctf, disc.kx, disc.ky) * scale)
 
 
 def image_spectra(
@@ -94,7 +95,7 @@ def image_spectra(
     views: Views,
     noise: NoiseModel,
     radius: float,
-    settings: Settings,
+    settings: ImageSettings,
     rows: Int[np.ndarray, " some"] | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> ImageSpectra:
@@ -122,3 +123,8 @@ def image_spectra(
                 watch(part.stop)
     distributed.gather(own_images(len(views)), values, transfer)
     return ImageSpectra(disc, values, transfer)
+
+
+def spectra_bytes(images: int, radius: float) -> float:
+    """Memory of `ImageSpectra` up to a radius: complex64 values and float32 transfer."""
+    return 12.0 * images * disc_points(radius)

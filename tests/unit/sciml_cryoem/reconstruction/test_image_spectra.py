@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import ctf, fourier, rotations
+from sciml_cryoem.imaging.half_plane import Disc, HalfPlane
 from sciml_cryoem.imaging.projection import Projector
-from sciml_cryoem.poses.image_spectra import Disc, image_spectra, whitened
-from sciml_cryoem.reconstruction.accumulation import Settings, measure_noise, views_of
+from sciml_cryoem.reconstruction.image_spectra import image_spectra, whitened
+from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import Background, NoiseModel, measure
 from sciml_cryoem.simulation.simulate import Camera, Simulation
@@ -42,7 +43,7 @@ def _views(count: int, table: np.ndarray | None = None, groups: np.ndarray | Non
 
 @pytest.mark.parametrize(("box", "radius"), [(16, 8.0), (15, 7.5), (32, 9.3)])
 def test_disc_is_the_half_plane_sorted(box: int, radius: float) -> None:
-    disc, plane = Disc(box, radius), fourier.HalfPlane(box, radius)
+    disc, plane = Disc(box, radius), HalfPlane(box, radius)
     assert len(disc) == len(plane)
     assert {(int(x), int(y)) for x, y in zip(disc.kx, disc.ky, strict=True)} == set(
         zip(plane.kx.astype(int).tolist(), plane.ky.astype(int).tolist(), strict=True)
@@ -170,7 +171,7 @@ def test_the_transfer_is_the_ctf_over_the_noise(box: int) -> None:
 def test_a_set_is_read_once_in_blocks(pristine: Path) -> None:
     """The same numbers whatever the size of a block, each row with its own CTF, and no pose is looked at."""
     particles = read_particles(pristine / "particles.star")
-    settings = Settings(batch_mb=5 * 4 * 16**2 / 2**20)  # 5, 5 and 2 images
+    settings = ImageSettings(batch_mb=5 * 4 * 16**2 / 2**20)  # 5, 5 and 2 images
     views = views_of(particles)
     noise = measure_noise(particles, views.groups, settings)
     seen: list[int] = []

@@ -1,0 +1,25 @@
+"""How far a pass over the images searches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sciml_cryoem.refinement.image_pass import offset_range
+from sciml_cryoem.refinement.refined_poses import Poses
+
+
+def _range(offsets: np.ndarray, weights: np.ndarray | None = None, expected: float = 20.0) -> float:
+    """Of known offsets in a box of 80."""
+    count = len(offsets)
+    poses = replace(Poses.unknown(count), offsets=offsets, expected=np.full(count, expected))
+    return offset_range(80, poses if weights is None else replace(poses, weights=weights))
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(1.5, 5.0), (3.0, 8.0), (5.0, 12.8), (20.0, 16.0)])
+def test_offsets_are_searched_farther_where_images_need_it(spread: float, expected: float) -> None:
+    offsets = np.random.default_rng(0).normal(0.0, spread, (2000, 2))
+    assert _range(offsets) == pytest.approx(expected)
+    assert _range(np.zeros((0, 2))) == 5.0
+    assert _range(offsets, expected=2.0) == 5.0  # noise
+    junk = np.concatenate([offsets, np.full((1500, 2), 30.0)])
+    assert _range(junk, weights=(np.arange(3500) < 2000).astype(float)) == pytest.approx(expected)
