@@ -69,6 +69,13 @@ class Problem(ABC, Generic[Model, Batch]):
     evaluate_every: int | None = None
     """The fewest steps between two calls of `evaluate`. None: 100 stochastic steps, 20 quasi-Newton iterations."""
 
+    @property
+    def population(self) -> int | None:
+        """Items that the micro-batches of a step are drawn from without replacement, which makes their noise smaller;
+        None where they are independent. `size`, unless a problem whose batches hold more chance than the choice of
+        items (a random grid that its items share) draws them independently."""
+        return self.size
+
     @abstractmethod
     def sample(self, size: int | None, generator: torch.Generator) -> Batch:
         """Draw a batch.

@@ -139,7 +139,7 @@ class StochasticRunner(Runner[StochasticState]):
         parts = [self._evaluate(part, -(-self.phase.accumulate // len(micro))) for part in micro]
         if watched:
             gradients = [part.gradient for part in parts]
-            self.window.measure(gradients, self.batch, problem.size, self.rule.metric())
+            self.window.measure(gradients, self.batch, problem.population, self.rule.metric())
             self._record_noise()
         evaluation = accumulate(parts, items)
         if type(problem).learn is not Problem.learn:

@@ -13,8 +13,12 @@ from sciml import distributed
 from sciml_cryoem.imaging import fourier, kernels
 from sciml_cryoem.imaging.projection import correct_gridding
 from sciml_cryoem.imaging.rotations import slice_axes
-from sciml_cryoem.initial_model.marginal import PRIOR, Marginal, MarginalDensity, Poses
+from sciml_cryoem.initial_model.likeliest_poses import LikeliestPoses
+from sciml_cryoem.initial_model.map_slices import sphere
+from sciml_cryoem.initial_model.marginal import Marginal
+from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.search_plan import side_of
+from sciml_cryoem.initial_model.weight_metric import PRIOR
 from sciml_cryoem.poses import search_kernels
 from sciml_cryoem.poses.polish import polish
 from sciml_cryoem.poses.polish_values import ReferenceSpectrum
@@ -35,7 +39,7 @@ class Block:
     """
 
     spectra: ImageSpectra
-    poses: Poses
+    poses: LikeliestPoses
 
     def take(self, rows: np.ndarray | slice) -> "Block":
         """Some of these."""
@@ -43,12 +47,14 @@ class Block:
 
 
 def centered(
-    maps: Float[np.ndarray, "classes n n n"], poses: Poses, group: Float[np.ndarray, "order 3 3"]
+    maps: Float[np.ndarray, "classes n n n"], poses: LikeliestPoses, group: Float[np.ndarray, "order 3 3"]
 ) -> tuple[Float[np.ndarray, "classes n n n"], Float[np.ndarray, "images 2"]]:
     """Each map moved to where the offsets of its images have no common part: to where the images were centered.
 
     Args:
-        maps: at the box of the images. poses: of the images. group: of the maps, whose axes stay where they are.
+        maps: at the box of the images.
+        poses: of the images.
+        group: of the maps, whose axes stay where they are.
 
     Returns:
         The maps, and the offsets in pixels that go with them.
@@ -66,19 +72,20 @@ class FinalPoses:
     """Polishes images against the maps of a search, and adds them up at the poses found.
 
     Args:
-        problem, model: the search as it ended.
+        problem: whose images were searched.
+        model: the search as it ended.
     """
 
     def __init__(self, problem: Marginal, model: MarginalDensity) -> None:
         self.problem, self.radius = problem, float(model.radius)
         disc = problem.images.up_to(self.radius).disc
-        self.references = [ReferenceSpectrum(one.astype(np.complex64), disc) for one in problem.spectra(model)]
+        self.references = [ReferenceSpectrum(one.astype(np.complex64), disc) for one in problem.slices.spectra(model)]
         whole = problem.images.disc
         self.side = side_of(whole.radius or whole.size / 2)
         padded = 2 * self.side
         self.grids = [np.zeros((padded, padded, padded // 2 + 1, 3), np.float32) for _ in self.references]
 
-    def add(self, block: Block) -> Poses:
+    def add(self, block: Block) -> LikeliestPoses:
         """Polish images, and add each to the sums of its class; of several processes each takes a part.
 
         Returns:
@@ -93,7 +100,7 @@ class FinalPoses:
         distributed.gather(mine, rotations, offsets)
         return replace(block.poses, rotations=rotations, offsets=offsets)
 
-    def _add(self, block: Block) -> Poses:
+    def _add(self, block: Block) -> LikeliestPoses:
         rotations, offsets = block.poses.rotations.copy(), block.poses.offsets.copy()
         for number, reference in enumerate(self.references):
             rows = np.flatnonzero(block.poses.classes == number)
@@ -111,7 +118,14 @@ class FinalPoses:
         rotations: Float[np.ndarray, "some 3 3"],
         offsets: Float[np.ndarray, "some 2"],
     ) -> None:
-        """Add images to the sums of a class (from 0) at known poses (offsets in pixels)."""
+        """Add images to the sums of a class at known poses.
+
+        Args:
+            number: of the class, from 0.
+            images: up to the radius of the final map.
+            rotations: A of each image.
+            offsets: (x, y) of each image in pixels.
+        """
         disc = images.disc
         values = images.values * disc.phases(offsets) * images.transfer
         axes = slice_axes(rotations, 2)
@@ -121,7 +135,7 @@ class FinalPoses:
     def maps(self) -> Float[np.ndarray, "classes m m m"]:
         """The map of each class from all images added, in every shell that they hold; asked for once, at the end."""
         distributed.add(*self.grids)
-        return np.stack([self._solve(self.problem.completed(grid)) for grid in self.grids])
+        return np.stack([self._solve(self.problem.sums.completed(grid)) for grid in self.grids])
 
     def _solve(self, grid: np.ndarray) -> np.ndarray:
         side = self.side
@@ -130,4 +144,4 @@ class FinalPoses:
         precision = np.append(PRIOR * mean + 1e-3 * mean.max() + 1e-30, 1.0).astype(np.float32)
         out = np.empty(grid.shape[:3], np.complex64)
         kernels.divide((grid,), precision, 2.0, out)
-        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2) * self.problem.sphere(side)
+        return correct_gridding(fourier.inverse_transform_cropped(out, side), 2) * sphere(self.problem.plan, side)

@@ -5,7 +5,7 @@ import numpy as np
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import orientations
 from sciml_cryoem.initial_model import start_map
-from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
+from sciml_cryoem.initial_model.search_plan import SearchPlan
 from sciml_cryoem.initial_model.start_map import AbInitioOptions
 from sciml_cryoem.poses.search import search_memory, search_seconds
 from sciml_cryoem.reconstruction.image_spectra import spectra_bytes
@@ -17,9 +17,9 @@ def resources(particles: Particles, options: AbInitioOptions) -> Resources:
     """Memory, reading and time of `abinitio`."""
     box, count = particles.box, len(particles)
     diameter = None if options.diameter is None else options.diameter / (box * particles.pixel_size)
-    plan = Plan.fit(box, diameter)
+    plan = SearchPlan.fit(box, diameter)
     used = min(count, start_map.MOST)
-    points = disc_points(plan.stop + FRONTIER)
+    points = disc_points(plan.stop + plan.frontier)
     slices = len(orientations.half_turn_grid(2)) * options.classes
     memory = [
         (

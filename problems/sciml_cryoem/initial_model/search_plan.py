@@ -15,14 +15,17 @@ START, STOP = 6.0, 12.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """Resolutions and grids of a search, in Fourier pixels and image pixels.
 
     Attributes:
-        start, stop: scored radius at the beginning, and at most.
-        shift_range, shift_step: of the offsets tried, at first.
+        start: scored radius at the beginning.
+        stop: scored radius at most.
+        shift_range: range of the offsets tried at first.
+        shift_step: distance between neighboring offsets.
         widest: range of offsets at most.
         mask_radius: of the particle as a fraction of the box.
+        frontier: shells beyond the scored ones that are collected, and tested for signal.
     """
 
     start: float
@@ -31,13 +34,18 @@ class Plan:
     shift_step: float
     widest: float
     mask_radius: float = 0.42
+    frontier: int = FRONTIER
 
     @classmethod
-    def fit(cls, box: int, diameter: float | None = None) -> "Plan":
-        """For images of a box, in which a particle takes a fraction `diameter` (None: it may fill the box).
+    def fit(cls, box: int, diameter: float | None = None) -> "SearchPlan":
+        """The plan for images of a box.
 
         Radii scale so that the resolution in units of the particle, which decides how finely poses must be searched,
         is the same for all.
+
+        Args:
+            box: side of the images, pixels.
+            diameter: of the particle as a fraction of the box; None: it may fill the box.
         """
         mask = 0.42 if diameter is None else float(np.clip(0.55 * diameter, 0.12, 0.42))
         stop = min(STOP * 0.42 / mask, box / 2 - FRONTIER - 1)
@@ -46,7 +54,7 @@ class Plan:
     @property
     def side(self) -> int:
         """Side of the real box that holds all collected shells."""
-        return side_of(self.stop + FRONTIER)
+        return side_of(self.stop + self.frontier)
 
     def order(self, radius: float) -> int:
         """HEALPix order of the grid on which a scored radius is searched."""

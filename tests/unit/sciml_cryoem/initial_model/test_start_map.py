@@ -12,15 +12,20 @@ from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import fourier
 from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.symmetry import point_group
-from sciml_cryoem.initial_model import start_map
+from sciml_cryoem.initial_model import resolution_switch, start_map
 from sciml_cryoem.initial_model.final_poses import Block, FinalPoses, centered
-from sciml_cryoem.initial_model.marginal import Marginal, MarginalDensity, Poses
-from sciml_cryoem.initial_model.search_plan import Plan
+from sciml_cryoem.initial_model.likeliest_poses import LikeliestPoses
+from sciml_cryoem.initial_model.marginal import Marginal
+from sciml_cryoem.initial_model.marginal_density import MarginalDensity
+from sciml_cryoem.initial_model.search_plan import SearchPlan
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.poses.pose_error import pose_error
 from sciml_cryoem.reconstruction.image_spectra import ImageSpectra, image_spectra
 from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, views_of
+
+from sciml.loop.gradients import evaluate
+from sciml.parameters import FlatParameters
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +64,11 @@ def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles
     settings, views = ImageSettings(), views_of(particles)
     noise = measure_noise(particles, views.groups, settings)
     images = image_spectra(particles, views, noise, 18.0, settings)
-    problem = Marginal(images, Plan.fit(particles.box))
-    model = MarginalDensity(problem.plan, fourier.resample(truth, problem.plan.side)[None])
+    problem = Marginal(images, SearchPlan.fit(particles.box))
+    model = problem.density(fourier.resample(truth, problem.plan.side)[None])
     model.radius.fill_(10.0)
     nothing = np.zeros(len(particles))
-    poses = Poses(particles.rotations, particles.origins / particles.pixel_size, nothing.astype(int), nothing)
+    poses = LikeliestPoses(particles.rotations, particles.origins / particles.pixel_size, nothing.astype(int), nothing)
     with torch.no_grad():
         at_once, in_parts, wrong = (FinalPoses(problem, model) for _ in range(3))
         found = at_once.add(Block(images, poses))
@@ -79,26 +84,26 @@ def test_the_final_map_is_that_of_all_blocks_at_their_poses(particles: Particles
     assert np.median(error.angles_deg) < 4.0
 
 
-def _resting(particles: Particles, signal: float) -> tuple[start_map.AbInitio, start_map.ResolutionSwitch]:
-    """A search whose resolution is at rest, in images that hold this power of signal, and its switch."""
+def _resting(particles: Particles, signal: float) -> tuple[MarginalDensity, resolution_switch.ResolutionSwitch]:
+    """A model whose resolution is at rest, in images that hold this power of signal, and its switch."""
     disc = Disc(particles.box, 14.0)
     values = np.full((4, len(disc)), np.sqrt((signal + len(disc) - 0.5) / len(disc)), np.complex64)
     images = ImageSpectra(disc, values, np.zeros(values.shape, np.float32))
-    plan = replace(Plan.fit(particles.box), start=14.0, stop=14.0)
-    problem = start_map.AbInitio(particles, images, plan, start_map.AbInitioOptions())
-    model = MarginalDensity(problem.plan, problem.blob(1, np.random.default_rng(0)))
-    model.predicted[-1] = 1e4
-    return problem, start_map.ResolutionSwitch(problem, model)
+    plan = replace(SearchPlan.fit(particles.box), start=14.0, stop=14.0)
+    problem = resolution_switch.AbInitio(particles, images, plan, start_map.AbInitioOptions())
+    model = problem.blob(1, np.random.default_rng(0))
+    model.frontier[-1] = 1e4
+    return model, resolution_switch.ResolutionSwitch(problem, model)
 
 
 @pytest.mark.parametrize(("fall", "over"), [(0.02, False), (0.0, True)])
 def test_the_hand_over_waits_for_the_likelihood(particles: Particles, fall: float, over: bool) -> None:
     """Resolution alone at rest does not end the stochastic phase while images still gain in likelihood."""
     _, switch = _resting(particles, 20.0)
-    for step in range(2 * start_map.SPAN):
+    for step in range(2 * resolution_switch.SPAN):
         assert switch.decide(step, None) is None  # too few steps to say
         switch.observe(0.1, -10.0 * (1.0 + fall * step))
-    decision = switch.decide(2 * start_map.SPAN, None)
+    decision = switch.decide(2 * resolution_switch.SPAN, None)
     assert (decision is not None) == over
     assert decision is None or "rose by 0.0% in 8 steps and is 50% of the images' signal" in decision.reason
 
@@ -107,36 +112,38 @@ def test_the_hand_over_waits_out_a_plateau_on_which_the_map_explains_little(part
     """Until the likelihood has broken out of it, or for so many steps."""
     _, switch = _resting(particles, 100.0)
     decided = []
-    for step in range(start_map.PATIENCE + 1):
+    for step in range(resolution_switch.PATIENCE + 1):
         decided.append(switch.decide(step, None) is not None)
         switch.observe(0.1, -10.0)
-    assert decided.index(True) == start_map.PATIENCE
+    assert decided.index(True) == resolution_switch.PATIENCE
     _, switch = _resting(particles, 100.0)
     out = 40  # the step at which it breaks out
     decided = []
-    for step in range(start_map.PATIENCE):
+    for step in range(resolution_switch.PATIENCE):
         decided.append(switch.decide(step, None) is not None)
         switch.observe(0.1, -10.0 if step < out else -20.0)
-    assert out + start_map.SPAN < decided.index(True) <= out + 2 * start_map.SPAN
+    assert out + resolution_switch.SPAN < decided.index(True) <= out + 2 * resolution_switch.SPAN
 
 
 def test_a_wider_range_of_offsets_is_tried_before_the_hand_over(particles: Particles) -> None:
-    _, switch = _resting(particles, 20.0)
-    model, box = switch._model, particles.box
-    for _ in range(2 * start_map.SPAN):
+    model, switch = _resting(particles, 20.0)
+    box = particles.box
+    for _ in range(2 * resolution_switch.SPAN):
         switch.observe(0.1, -10.0)
-    steps, ranges = 2 * start_map.SPAN, []
+    steps, ranges = 2 * resolution_switch.SPAN, []
     for _ in range(4):
-        model.edge.copy_(torch.tensor([60.0, 100.0]))
-        model.predicted[-1] = 1e4
+        model.outermost.copy_(torch.tensor([60.0, 100.0]))
+        model.frontier[-1] = 1e4
         decision = switch.decide(steps, None)
         ranges.append(float(model.shift_range) / box)
         if decision is not None:
             break
-        assert model.predicted[-1] == 0 and not model.edge.any()
-        model.predicted[-1] = 1e4
-        assert switch.decide(steps + start_map.SPAN, None) is None  # the likelihood before is not that of this range
-        steps += 2 * start_map.SPAN
+        assert model.frontier[-1] == 0 and not model.outermost.any()
+        model.frontier[-1] = 1e4
+        assert (
+            switch.decide(steps + resolution_switch.SPAN, None) is None
+        )  # the likelihood before is not that of this range
+        steps += 2 * resolution_switch.SPAN
     assert ranges == pytest.approx([0.1, 0.16, 0.2, 0.2])
     assert decision is not None and "offsets to 12.8 pixels were tried" in decision.reason
 
@@ -149,11 +156,12 @@ def test_offsets_beyond_the_range_are_noticed(
     settings, views = ImageSettings(), views_of(particles)
     images = image_spectra(particles, views, measure_noise(particles, views.groups, settings), 14.0, settings)
     moved = images.values * images.disc.phases(np.array([[offset, 0.0]]))
-    problem = Marginal(replace(images, values=moved.astype(np.complex64)), Plan.fit(particles.box))
-    model = MarginalDensity(problem.plan, fourier.resample(truth, problem.plan.side)[None])
+    problem = Marginal(replace(images, values=moved.astype(np.complex64)), SearchPlan.fit(particles.box))
+    model = problem.density(fourier.resample(truth, problem.plan.side)[None])
     model.radius.fill_(10.0)
-    problem.gradient(model, problem.sample(300, torch.Generator().manual_seed(0)))
-    assert model.edge[1] == 300
+    batch = problem.sample(300, torch.Generator().manual_seed(0))
+    problem.learn(model, batch, evaluate(problem, model, FlatParameters(model.parameters()), batch))
+    assert float(model.outermost[1]) == 300
     assert problem.offsets.cut_short(model) == cut
 
 
@@ -161,7 +169,7 @@ def test_the_map_is_moved_to_where_its_images_were_centered(particles: Particles
     away, nothing = np.array([3.0, -2.0, 1.0]), np.zeros(len(particles))
     own = particles.origins / particles.pixel_size
     offsets = own + particles.rotations[:, :2] @ away
-    poses = Poses(particles.rotations, offsets, nothing.astype(int), nothing)
+    poses = LikeliestPoses(particles.rotations, offsets, nothing.astype(int), nothing)
     maps = np.roll(truth, (1, -2, 3), (0, 1, 2))[None]
     found, offsets = centered(maps, poses, np.eye(3)[None])
     np.testing.assert_allclose(offsets, own, atol=0.3)

@@ -1,7 +1,5 @@
 """`abinitio` and `refine` as wholes with torch in place of the compiled loops: the same maps, in the same place."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,8 +8,8 @@ from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import orientations
 from sciml_cryoem.imaging.rotations import angular_distance
 from sciml_cryoem.initial_model import marginal, start_map
-from sciml_cryoem.initial_model.marginal import Drawn, Marginal, MarginalDensity
-from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
+from sciml_cryoem.initial_model.marginal import Marginal, ParticleBatch
+from sciml_cryoem.initial_model.search_plan import FRONTIER, SearchPlan
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import low_pass, soft_sphere
 from sciml_cryoem.poses import torch_search
@@ -61,25 +59,26 @@ def test_one_gradient_its_loss_and_poses(particles: Particles, device: str, monk
     """From the same map: two classes, some of the images taken for all. Small draws are left to the compiled loops."""
     calls, search = [], torch_search.search
     monkeypatch.setattr(torch_search, "search", lambda *given: calls.append(given[-1]) or search(*given))
-    settings, views, plan = ImageSettings(), views_of(particles), Plan.fit(BOX)
+    settings, views, plan = ImageSettings(), views_of(particles), SearchPlan.fit(BOX)
     noise = measure_noise(particles, views.groups, settings)
     images = image_spectra(particles, views, noise, plan.stop + FRONTIER, settings)
-    half = torch.from_numpy(orientations.random_turns(1, np.random.default_rng(3)))
-    batch = Drawn(torch.arange(0, 120, 2), half.expand(60, 3, 3), torch.ones(60, dtype=torch.bool))
+    few = torch.arange(0, 120, 2)
+    turn = torch.from_numpy(orientations.random_turns(1, np.random.default_rng(3))).float()
+    batch = ParticleBatch(few, turn.expand(60, 3, 3))
+    monkeypatch.setattr(marginal, "LARGE", 60)
     found = []
     for where in ("cpu", device):
         problem = Marginal(images, plan, device=where)
-        start = 50.0 * problem.blob(2, np.random.default_rng(0))
-        model = MarginalDensity(plan, start)
-        terms, gradient = problem.gradient(model, batch)
+        model = problem.blob(2, np.random.default_rng(0))
+        with torch.no_grad():
+            model.voxels.mul_(50.0)
+        terms, gradient, _ = problem.gradient(model, batch)
         found.append((float(terms["data"]), gradient, problem.poses(model)))
         assert float(problem.loss(model, batch)["data"]) == pytest.approx(found[-1][0], rel=1e-5)
     assert calls == [device] * 3
-    problem.gradient(model, replace(batch, whole=~batch.whole))
+    monkeypatch.setattr(marginal, "LARGE", 61)
+    problem.gradient(model, batch)
     assert len(calls) == 3
-    monkeypatch.setattr(marginal, "LARGE", 60)
-    problem.gradient(model, replace(batch, whole=~batch.whole))
-    assert len(calls) == 4
     (loss, gradient, poses), (other_loss, other_gradient, other_poses) = found
     assert other_loss == pytest.approx(loss, rel=1e-4)
     assert float((other_gradient - gradient).norm()) < 1e-4 * float(gradient.norm())
