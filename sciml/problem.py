@@ -66,6 +66,8 @@ class Problem(ABC, Generic[Model, Batch]):
     False: every process evaluates all of it, or the problem shares the work itself. None: large batches are shared."""
     first_batch: int | None = None
     """Items of the first batch where a phase leaves them to `solve`; None: a quarter of the fixed set, 32 to 128."""
+    long_steps: bool = False
+    """Whether a step takes so long that a checkpoint is written after each; else the clock says when."""
     evaluate_every: int | None = None
     """The fewest steps between two calls of `evaluate`. None: 100 stochastic steps, 20 quasi-Newton iterations."""
 

@@ -143,7 +143,8 @@ class PhaseLoop:
             return
         self.unlooked, self.looked_at = 0, self.runner.state.items
         spent = self.budget.spent(self.records.seconds, self.evaluations)
-        leads, due = distributed.leader(), self.snapshots is not None and self.snapshots.due
+        leads, snapshots = distributed.leader(), self.snapshots
+        due = snapshots is not None and (self.setting.problem.long_steps or snapshots.due)
         vector = self.setting.flat.vector
         stamp = distributed.fingerprint(vector) if distributed.size() > 1 else 0
         asked, over, due = distributed.in_step([interrupts.asked, leads and spent is not None, leads and due], stamp)

@@ -110,6 +110,7 @@ def test_known_poses(particles: Path, tmp_path: Path) -> None:
     assert said["resolution_0143"] == pytest.approx(json.loads((one / "summary.json").read_text())["resolution_0143"])
 
 
+@pytest.mark.filterwarnings("ignore:Data array contains NaN values:RuntimeWarning")  # written so on purpose
 def test_an_image_that_one_process_reads_is_refused_by_all(particles: Path, tmp_path: Path) -> None:
     tables = read_star(particles)
     rows = tables["particles"].select(np.arange(1100) % 203)

@@ -78,6 +78,7 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
     size: int
     divides = False  # a pass shares the images of a batch among the processes
     evaluate_every = 1
+    long_steps = True
 
     def __init__(self, images: ImageSet, start: Start, watch: Callable[[Iteration], None] | None = None) -> None:
         self.images, self.start, self.watch = images, start, watch

@@ -202,7 +202,8 @@ def test_helpers_in_real_processes(tmp_path, count):
 SOLVES = """
 import json, sys
 import numpy as np, torch, sciml
-from sciml import batches, distributed, gradients
+from sciml import batches, distributed
+from sciml.loop import gradients
 gradients.WORTH_SHARING = 0
 
 class Fit(sciml.Problem):
@@ -283,7 +284,8 @@ def test_a_solve_shared_by_two_processes_is_that_of_one(tmp_path):
 
 GLOBAL_RANDOM = """
 import torch, sciml
-from sciml import distributed, gradients
+from sciml import distributed
+from sciml.loop import gradients
 gradients.WORTH_SHARING = 0
 class Fit(sciml.Problem):
     def sample(self, size, generator):

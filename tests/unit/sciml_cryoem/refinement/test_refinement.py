@@ -28,7 +28,6 @@ from sciml_cryoem.simulation.simulate import Simulation, images, scale_to_snr, w
 
 import sciml
 from sciml.errors import InputError
-from sciml.loop import snapshots
 from sciml.loop.gradients import evaluate
 from sciml.parameters import FlatParameters
 from sciml.watching.noise import NoiseEstimate
@@ -401,12 +400,10 @@ def test_with_poses_keeps_every_column(particles: Particles) -> None:
 
 
 def test_it_goes_on_from_its_checkpoint_to_the_same_bits(
-    particles: Particles, truth: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    particles: Particles, truth: np.ndarray, tmp_path: Path
 ) -> None:
     """Stopped after its second step and begun anew in another process' place."""
     whole = refine(particles, _start(truth), RefineOptions(iterations=4))
-    monkeypatch.setattr(snapshots, "SECONDS", 0.0)
-    monkeypatch.setattr(snapshots.Snapshots, "due", property(lambda self: True))
 
     def stop(record: Iteration) -> None:
         if record.number == 2:
