@@ -223,7 +223,9 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         for grid, numerator, denominator, of_class in zip(grids, numerators, denominators, slices, strict=True):
             likely = np.flatnonzero(denominator.any(1))  # most orientations are unlikely for all images
             numerator, denominator, chosen = numerator[likely], denominator[likely], of_class[likely]
-            self.sums.add(grid, axes[likely], denominator * chosen - numerator, denominator)
+            differences = denominator * chosen
+            differences -= numerator
+            self.sums.add(grid, axes[likely], differences, denominator)
             ahead += frontier_sums(numerator, denominator, chosen, scored)
         return ahead
 
