@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.reconstruction.accumulation import ReconstructOptions
 from sciml_cryoem.reconstruction.direct import reconstruct
@@ -73,7 +73,7 @@ def family() -> Iterator[tuple[str, Simulation, np.ndarray]]:
 
 def scores(star: Path, truth: Path) -> list[float]:
     """The deviations of COLUMNS."""
-    particles, density = read_particles(star), read_volume(truth).array
+    particles, density = read_particles(star), read_map(truth).array
     line = (np.arange(len(density)) - len(density) // 2) / len(density)
     radius = np.sqrt(line[:, None, None] ** 2 + line[:, None] ** 2 + line**2)
     inside, found = radius < 0.4, []

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from cases.processes import measure
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.maps.fsc import fsc, resolution
 from sciml_cryoem.maps.masks import soft_sphere
@@ -33,7 +33,7 @@ SCIML = Path(sys.executable).with_name("sciml")
 def quality(path: Path, truth: np.ndarray, pixel_size: float) -> dict[str, float]:
     """FSC resolutions (Angstrom) against the truth, and the correlation, inside the sphere."""
     mask = soft_sphere(len(truth))
-    volume = read_volume(path).array
+    volume = read_map(path).array
     curve = fsc(volume * mask, truth * mask)
     inside = mask > 0
     return {
@@ -88,7 +88,7 @@ def programs(star: Path, pixel_size: float, folder: Path) -> dict[str, tuple[lis
 def compare(star: Path, truth_path: Path, repeats: int, folder: Path) -> list[dict[str, float | str]]:
     """Run the programs in turn; one row each, medians over the repeats."""
     pixel_size = read_particles(star).pixel_size
-    truth = read_volume(truth_path).array
+    truth = read_map(truth_path).array
     found = programs(star, pixel_size, folder)
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
     for repeat in range(repeats + 1):  # the first round warms files and compiled kernels

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from cases.processes import measure
 from cryoem_known_poses import HERE, SCIML, simulate
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.maps.alignment import align
 from sciml_cryoem.maps.fsc import fsc, resolution
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 def judge(path: Path, truth: np.ndarray, pixel_size: float) -> Row:
     """Correlation at 20 Angstrom and FSC resolutions of a map after alignment with the truth."""
-    found = align(read_volume(path).array, truth, pixel_size)
+    found = align(read_map(path).array, truth, pixel_size)
     mask = soft_sphere(len(truth))
     curve = fsc(found.aligned * mask, truth * mask)
     return {
@@ -101,7 +101,7 @@ def main() -> None:
         star, truth_path = options.particles, options.truth
         if star is None or truth_path is None:
             star, truth_path = simulate(folder)
-        star, truth = star.resolve(), read_volume(truth_path).array
+        star, truth = star.resolve(), read_map(truth_path).array
         particles = read_particles(star, needs=("ctf",))
         ours(star, 0, options.refine, folder)  # the first run compiles the kernels
         shutil.rmtree(folder / "abinitio0")

@@ -10,8 +10,10 @@ import torch
 from sciml_cryoem.imaging import ctf, kernels, orientations
 from sciml_cryoem.imaging.half_plane import Disc
 from sciml_cryoem.imaging.projection import Projector
-from sciml_cryoem.initial_model.marginal import Marginal, MarginalDensity
-from sciml_cryoem.initial_model.search_plan import FRONTIER, Plan
+from sciml_cryoem.initial_model.map_slices import TurnedGrid
+from sciml_cryoem.initial_model.marginal import Marginal
+from sciml_cryoem.initial_model.marginal_density import MarginalDensity
+from sciml_cryoem.initial_model.search_plan import FRONTIER, SearchPlan
 from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 from torch import Tensor, nn
 
@@ -235,7 +237,7 @@ class Front(Problem[nn.Module, Tensor]):
 
 
 BOX = 32
-PLAN = replace(Plan.fit(BOX), start=5.0, stop=5.0, shift_range=1.0, shift_step=1.0)
+PLAN = replace(SearchPlan.fit(BOX), start=5.0, stop=5.0, shift_range=1.0, shift_step=1.0)
 IMAGES, UNSEEN = 512, 100
 
 
@@ -246,18 +248,19 @@ class Particles(Marginal):
         images = _images(seed)
         super().__init__(images.take(np.arange(IMAGES)), PLAN)
         self.judge = Marginal(images.take(np.arange(IMAGES, IMAGES + UNSEEN)), PLAN)
-        self.turn = orientations.random_turns(1, np.random.default_rng(seed))[0]
+        turn = orientations.random_turns(1, np.random.default_rng(seed))[0]
+        self.where = TurnedGrid(PLAN.stop, turn.astype(np.float32))
         self.whole = self.signal(PLAN.stop)
 
     def evaluate(self, model: MarginalDensity) -> Mapping[str, float]:
         """What the log likelihood of images that are not used falls short of that of the right map at the right poses,
         as a share of it."""
-        likelihood = self.judge.log_likelihood(model, np.arange(UNSEEN), self.turn, PLAN.stop)
+        likelihood = self.judge.log_likelihood(model, np.arange(UNSEEN), self.where)
         return {"missing": 1.0 - likelihood / self.whole}
 
     def model(self, seed: int) -> MarginalDensity:
         """A blob."""
-        return MarginalDensity(PLAN, self.blob(1, np.random.default_rng(seed)))
+        return self.blob(1, np.random.default_rng(seed))
 
 
 def _images(seed: int) -> ImageSpectra:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sciml_cryoem.commands.abinitio import flipped
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.files.star import read_star, write_star
 from sciml_cryoem.files.table import Table
@@ -49,9 +49,9 @@ def test_it_finds_the_molecule_and_the_poses(done: tuple[dict[str, Any], Path], 
     assert summary["result"] == "CONVERGED"
     assert summary["resolution_0143"] is None
     assert summary["resolution"] < 20.0
-    found = read_volume(summary["outputs"]["map"])
+    found = read_map(summary["outputs"]["map"])
     assert found.pixel_size == pytest.approx(3.5)
-    aligned = align(found.array, read_volume(bundled / "truth.mrc").array, 3.5, 20.0)
+    aligned = align(found.array, read_map(bundled / "truth.mrc").array, 3.5, 20.0)
     assert aligned.correlation > 0.9
     truth = read_particles(bundled / "particles.star")
     poses = read_particles(summary["outputs"]["data"], bundled)
@@ -222,8 +222,8 @@ def test_an_independent_simulation(shared: Path, tmp_path: Path, capsys: pytest.
     folder = shared / "data" / "p64"
     summary = _run(capsys, folder / "p64.star", "--out", tmp_path / "out")
     assert summary["result"] == Result.CONVERGED.name
-    found = read_volume(summary["outputs"]["map"]).array
-    assert align(found, read_volume(folder / "truth64.mrc").array, 5.0, 20.0).correlation >= 0.9
+    found = read_map(summary["outputs"]["map"]).array
+    assert align(found, read_map(folder / "truth64.mrc").array, 5.0, 20.0).correlation >= 0.9
 
 
 @pytest.mark.slow
@@ -236,5 +236,5 @@ def test_classes_share_out_the_images(bundled: Path, tmp_path: Path, capsys: pyt
     assert rows[0]["particles"] >= rows[1]["particles"]
     numbers = read_star(summary["outputs"]["data"])["particles"].integers("rlnClassNumber")
     assert [int((numbers == row["class"]).sum()) for row in rows] == [row["particles"] for row in rows]
-    found = read_volume(summary["outputs"]["map"]).array
-    assert align(found, read_volume(bundled / "truth.mrc").array, 3.5, 25.0).correlation > 0.7
+    found = read_map(summary["outputs"]["map"]).array
+    assert align(found, read_map(bundled / "truth.mrc").array, 3.5, 25.0).correlation > 0.7

@@ -11,7 +11,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.star import read_star
 from sciml_cryoem.maps.fsc import corrected_fsc
 from sciml_cryoem.maps.masks import soft_sphere
@@ -165,7 +165,7 @@ def _map(path: Path, seed: int, noise: float, box: int = 24, pixel: float = 3.0)
     line = np.arange(box) - box // 2
     ball = np.exp(-(line[:, None, None] ** 2 + line[None, :, None] ** 2 + line[None, None] ** 2) / 8.0)
     volume = ball + noise * np.random.default_rng(seed).standard_normal(ball.shape)
-    return write_volume(path, volume.astype(np.float32), pixel)
+    return write_map(path, volume.astype(np.float32), pixel)
 
 
 def test_fsc(tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: Path) -> None:
@@ -174,7 +174,7 @@ def test_fsc(tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: Path) -
         [sys.executable, str(shared / "peers/fsc.py"), first, second, "3.0"], check=True, capture_output=True, text=True
     )
     theirs = json.loads(peer.stdout)
-    write_volume(tmp_path / "mask.mrc", np.ones((24, 24, 24), np.float32), 3.0)
+    write_map(tmp_path / "mask.mrc", np.ones((24, 24, 24), np.float32), 3.0)
     results = {}
     for mask in ("none", "sphere", str(tmp_path / "mask.mrc")):
         out = tmp_path / Path(mask).stem
@@ -187,7 +187,7 @@ def test_fsc(tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: Path) -
         assert results[ours]["resolution_05"] == pytest.approx(theirs[name]["r05"], abs=0.01)
         assert results[ours]["resolution_0143"] == pytest.approx(theirs[name]["r0143"], abs=0.01)
     assert len(read_star(tmp_path / "sphere/fsc.star")["fsc"]) == 13
-    volumes = [read_volume(path).array for path in (first, second)]
+    volumes = [read_map(path).array for path in (first, second)]
     curves = corrected_fsc(volumes[0], volumes[1], soft_sphere(24), 3.0)
     np.testing.assert_allclose(results["sphere"]["corrected"]["curve"], curves.corrected)
 
@@ -223,7 +223,7 @@ def test_simulate_from_the_bundled_model(tmp_path: Path, root: Path, capsys: pyt
     # From the map it wrote, the same truth: a map is taken as it is, up to its scale.
     again = ["cryoem", "simulate", str(out / "truth.mrc"), *words[3:], "--snr", "0.2", "--seed", "3"]
     assert main([*again, "--out", str(tmp_path / "again")]) == 0
-    first, second = read_volume(out / "truth.mrc").array, read_volume(tmp_path / "again/truth.mrc").array
+    first, second = read_map(out / "truth.mrc").array, read_map(tmp_path / "again/truth.mrc").array
     np.testing.assert_allclose(second, first, rtol=1e-4, atol=1e-5)
     assert main([*words, "--snr", "0.3", "--out", str(out)]) == 2
     assert "different run" in capsys.readouterr().err

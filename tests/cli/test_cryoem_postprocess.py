@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.star import read_star
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.postprocessing.halves import HALF_MAPS
@@ -29,7 +29,7 @@ def run_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     truth = truth / truth.std()
     draw = np.random.default_rng(0)
     for name in HALF_MAPS:
-        write_volume(folder / name, truth + draw.standard_normal(truth.shape).astype(np.float32), PIXEL)
+        write_map(folder / name, truth + draw.standard_normal(truth.shape).astype(np.float32), PIXEL)
     return folder
 
 
@@ -67,7 +67,7 @@ def test_outputs(finished: Path) -> None:
         "fsc.png", "guinier.png", "slices.png", "before.png", "surface.png",
     }  # fmt: skip
     assert all(Path(path).exists() for path in summary["outputs"].values())
-    maps = {name: read_volume(summary["outputs"][name]) for name in ("map", "masked", "mask")}
+    maps = {name: read_map(summary["outputs"][name]) for name in ("map", "masked", "mask")}
     np.testing.assert_allclose(maps["masked"].array, maps["map"].array * maps["mask"].array, atol=1e-6)
     assert maps["map"].pixel_size == pytest.approx(PIXEL)
     assert maps["mask"].array.mean() == pytest.approx(summary["mask_fraction"], rel=1e-5)
@@ -97,13 +97,13 @@ def test_tables(run_folder: Path, finished: Path) -> None:
 
 
 def test_options(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mask = write_volume(tmp_path / "m.mrc", soft_sphere(BOX, 26.0, 6.0), PIXEL)
+    mask = write_map(tmp_path / "m.mrc", soft_sphere(BOX, 26.0, 6.0), PIXEL)
     half = run_folder / HALF_MAPS[0]
     words = [half, "--mask", mask, "--bfactor", "-150", "--lowpass", "12", "--mass", "50", "--out", tmp_path / "a"]
     summary = _run(capsys, *words)
     assert (summary["bfactor"], summary["lowpass"]) == (-150.0, 12.0)
     assert summary["contour_volume"] == pytest.approx(50e3 * 1.21, abs=2 * PIXEL**3)
-    np.testing.assert_array_equal(read_volume(summary["outputs"]["mask"]).array, read_volume(mask).array)
+    np.testing.assert_array_equal(read_map(summary["outputs"]["mask"]).array, read_map(mask).array)
     masked = _run(capsys, half, "--bfactor", "masked", "--out", tmp_path / "b")
     assert masked["bfactor"] == masked["bfactor_fitted_masked"] < masked["bfactor_fitted"]
     columns = read_star(tmp_path / "b" / "postprocess.star")["guinier"].columns
@@ -131,7 +131,7 @@ def test_without_out_the_results_lie_beside_the_half_maps(tmp_path: Path, capsys
     draw = np.random.default_rng(0)
     for name in HALF_MAPS:
         noise = 0.05 * draw.standard_normal((32, 32, 32)).astype(np.float32)
-        write_volume(tmp_path / name, soft_sphere(32, 7.0, 3.0) + noise, 6.0)
+        write_map(tmp_path / name, soft_sphere(32, 7.0, 3.0) + noise, 6.0)
     assert main(["cryoem", "postprocess", str(tmp_path), "--json"]) == 0
     streams = capsys.readouterr()
     summary = json.loads(streams.out.splitlines()[-1])
@@ -146,8 +146,8 @@ def _faults(folder: Path) -> dict[str, tuple[list[str], str]]:
     ball = soft_sphere(24, 8.0, 4.0)
     draw = np.random.default_rng(0)
     noisy = [ball + 0.1 * draw.standard_normal(ball.shape).astype(np.float32) for _ in range(2)]
-    good = [write_volume(folder / name, volume, 4.0) for name, volume in zip(HALF_MAPS, noisy, strict=True)]
-    write = lambda name, volume, pixel=4.0: str(write_volume(folder / name, volume.astype(np.float32), pixel))
+    good = [write_map(folder / name, volume, 4.0) for name, volume in zip(HALF_MAPS, noisy, strict=True)]
+    write = lambda name, volume, pixel=4.0: str(write_map(folder / name, volume.astype(np.float32), pixel))
     (folder / "empty").mkdir()
     write("lone_half1_unfil.mrc", noisy[0])
     write("empty/run_it010_half1_class001.mrc", noisy[0])

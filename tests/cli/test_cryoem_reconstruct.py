@@ -12,7 +12,7 @@ from typing import Any
 import mrcfile
 import numpy as np
 import pytest
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.star import read_star
 from sciml_cryoem.maps.fsc import fsc, resolution
 from sciml_cryoem.maps.masks import soft_sphere
@@ -74,8 +74,8 @@ def test_the_bars_on_an_independent_simulation(shared: Path, tmp_path: Path) -> 
     summary = json.loads(done.stdout.decode().strip().splitlines()[-1])
     assert min(costs) < 6.0
     assert summary["peak_rss_mb"] < 700
-    truth = read_volume(folder / "truth64.mrc").array
-    found = read_volume(tmp_path / "out" / "run_class001.mrc")
+    truth = read_map(folder / "truth64.mrc").array
+    found = read_map(tmp_path / "out" / "run_class001.mrc")
     half, gold = _resolutions(truth, found.array, 5.0)
     assert half <= 16.1
     assert gold <= 11.4
@@ -95,8 +95,8 @@ def test_outputs_on_the_bundled_set(root: Path, tmp_path: Path, capsys: pytest.C
     assert {path.name for path in (tmp_path / "out" / "figures").glob("*.png")} >= {"fsc.png", "slices.png"}
     for path in summary["outputs"].values():
         assert Path(path).is_file()
-    truth = read_volume(root / "data" / "particles" / "truth.mrc").array
-    found = read_volume(summary["outputs"]["map"])
+    truth = read_map(root / "data" / "particles" / "truth.mrc").array
+    found = read_map(summary["outputs"]["map"])
     assert _correlation(truth, found.array) > 0.92
     assert found.pixel_size == pytest.approx(3.5)
     with mrcfile.open(summary["outputs"]["half1"]) as file:
@@ -139,10 +139,10 @@ def test_the_same_words_give_the_same_bytes(root: Path, tmp_path: Path, capsys: 
 def test_masks(mask: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = root / "data" / "particles"
     if mask == "map":
-        mask = str(write_volume(tmp_path / "m.mrc", soft_sphere(64, 25.0, 6.0), 3.5))
+        mask = str(write_map(tmp_path / "m.mrc", soft_sphere(64, 25.0, 6.0), 3.5))
     summary = _run(capsys, folder / "particles.star", "--out", tmp_path / "out", "--mask", mask, "--diameter", "170")
-    truth = read_volume(folder / "truth.mrc").array
-    assert _correlation(truth, read_volume(summary["outputs"]["map"]).array) > 0.92
+    truth = read_map(folder / "truth.mrc").array
+    assert _correlation(truth, read_map(summary["outputs"]["map"]).array) > 0.92
     assert ("mask" in summary["outputs"]) == (mask != "none")
 
 
@@ -150,7 +150,7 @@ def test_images_without_a_ctf_of_an_odd_box(shared: Path, tmp_path: Path, capsys
     folder = shared / "data" / "io" / "conventions"
     summary = _run(capsys, folder / "rln_proj_65_centered.star", "--out", tmp_path / "out", "--no-ctf")
     assert summary["box"] == 65
-    assert np.isfinite(read_volume(summary["outputs"]["map"]).array).all()
+    assert np.isfinite(read_map(summary["outputs"]["map"]).array).all()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
 ) -> None:
     folder, out = root / "data" / "particles", tmp_path / "out"
     (tmp_path / "file").write_text("")
-    write_volume(tmp_path / "small.mrc", np.ones((32, 32, 32), np.float32), 3.5)
+    write_map(tmp_path / "small.mrc", np.ones((32, 32, 32), np.float32), 3.5)
     places = {"truth": folder / "truth.mrc", "small": tmp_path / "small.mrc", "file": tmp_path / "file"}
     given = [word.format(**places) for word in words]
     before = [] if "--out" in given else ["--out", str(out)]
@@ -199,7 +199,7 @@ def test_the_stochastic_solver_finds_the_direct_map(
     assert {record["stage"] for record in summary["switch"]} == {"half1", "half2", "full"}
     assert all(record["reason"] and record["phase"] in ("SGD", "LBFGS") for record in summary["switch"])
     mask = soft_sphere(64)
-    maps = [read_volume(found["outputs"]["map"]).array * mask for found in (summary, direct)]
+    maps = [read_map(found["outputs"]["map"]).array * mask for found in (summary, direct)]
     shells = int(64 * 3.5 / 20.0)
     assert fsc(*maps)[: shells + 1].min() > 0.99
     page = (tmp_path / "sgd" / "report.html").read_text()

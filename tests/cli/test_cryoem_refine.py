@@ -7,7 +7,7 @@ from typing import Any
 import mrcfile
 import numpy as np
 import pytest
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.files.star import read_star, write_star
 from sciml_cryoem.imaging import fourier
@@ -62,9 +62,9 @@ def bundled(root: Path) -> Path:
 @pytest.fixture(scope="module")
 def reference(bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The truth at 25 Angstrom, on a scale of its own."""
-    truth = read_volume(bundled / "truth.mrc").array
+    truth = read_map(bundled / "truth.mrc").array
     path = tmp_path_factory.mktemp("reference") / "reference.mrc"
-    return write_volume(path, 37.0 * low_pass(truth, 3.5, 25.0), 3.5)
+    return write_map(path, 37.0 * low_pass(truth, 3.5, 25.0), 3.5)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_maps_and_poses_are_those_of_the_simulation(done: tuple[dict[str, Any], 
     summary, _ = done
     assert summary.keys() >= KEYS
     assert summary["result"] == "CONVERGED"
-    truth = read_volume(bundled / "truth.mrc").array
-    found = read_volume(summary["outputs"]["map"])
+    truth = read_map(bundled / "truth.mrc").array
+    found = read_map(summary["outputs"]["map"])
     assert found.pixel_size == pytest.approx(3.5)
     assert _fsc_05(found.array, truth, 3.5) < 9.5  # 8.3 with known poses; no alignment: the reference set the frame
     assert 7.0 < summary["resolution_0143"] < 9.5
@@ -144,23 +144,23 @@ def test_the_maps_follow_from_the_poses_written(
     star = done[0]["outputs"]["data"]
     words = [star, "--datadir", str(bundled), "--out", str(tmp_path / "out")]
     assert main(["cryoem", "reconstruct", *words]) == 0
-    again = read_volume(tmp_path / "out" / "run_class001.mrc").array
-    first = read_volume(done[0]["outputs"]["map"]).array
+    again = read_map(tmp_path / "out" / "run_class001.mrc").array
+    first = read_map(done[0]["outputs"]["map"]).array
     assert np.corrcoef(first.ravel(), again.ravel())[0, 1] > 0.98
 
 
 def _reference_on_another_grid(bundled: Path, folder: Path) -> Path:
     """The truth in a box of 80 pixels of 2.9 Angstrom."""
-    truth = low_pass(read_volume(bundled / "truth.mrc").array, 3.5, 25.0)
+    truth = low_pass(read_map(bundled / "truth.mrc").array, 3.5, 25.0)
     padded = fourier.pad(truth, 72, 3)  # 252 Angstrom: 90 pixels of 2.8
     volume = fourier.crop(fourier.resample(padded, 90), 80, 3)
-    return write_volume(folder / "other.mrc", volume, 2.8)
+    return write_map(folder / "other.mrc", volume, 2.8)
 
 
 def test_a_reference_of_another_grid_is_resampled(bundled: Path, tmp_path: Path) -> None:
     from sciml_cryoem.files.reference_map import read_reference
 
-    truth = low_pass(read_volume(bundled / "truth.mrc").array, 3.5, 25.0)
+    truth = low_pass(read_map(bundled / "truth.mrc").array, 3.5, 25.0)
     found, note = read_reference(_reference_on_another_grid(bundled, tmp_path), 64, 3.5)
     assert note is not None and "80 x 80 x 80 voxels of 2.8 Angstrom" in note
     mask = soft_sphere(64)
@@ -168,7 +168,7 @@ def test_a_reference_of_another_grid_is_resampled(bundled: Path, tmp_path: Path)
     assert np.linalg.norm((found / scale - truth) * mask) < 0.02 * np.linalg.norm(truth * mask)
     same, nothing = read_reference(bundled / "truth.mrc", 64, 3.5)
     assert nothing is None
-    assert np.array_equal(same, read_volume(bundled / "truth.mrc").array)
+    assert np.array_equal(same, read_map(bundled / "truth.mrc").array)
 
 
 def test_the_plan_is_printed_and_nothing_written(
@@ -204,7 +204,7 @@ def test_references_that_cannot_be_used_are_refused(
         volume[:] = 2.0
     path = tmp_path / "reference.mrc"
     if name != "missing":
-        write_volume(path, volume, 0.0 if name == "unknown" else 3.5)
+        write_map(path, volume, 0.0 if name == "unknown" else 3.5)
     words = [str(bundled / "particles.star"), "--reference", str(path), "--out", str(tmp_path / "out")]
     assert main(["cryoem", "refine", *words]) == 2
     said = capsys.readouterr().err
@@ -343,8 +343,8 @@ def test_from_nothing_to_the_limit_of_an_independent_simulation(
     start = tmp_path / "start" / "run_class001.mrc"
     summary = _run(capsys, star, "--reference", start, "--out", tmp_path / "out")
     assert summary["result"] == "CONVERGED"
-    truth = read_volume(folder / "truth64.mrc").array
-    aligned = align(read_volume(summary["outputs"]["map"]).array, truth, 5.0, 20.0)
+    truth = read_map(folder / "truth64.mrc").array
+    aligned = align(read_map(summary["outputs"]["map"]).array, truth, 5.0, 20.0)
     assert _fsc_05(aligned.aligned, truth, 5.0) <= 16.6
     error = summary["pose_error"]
     assert error["median_deg"] <= 2.0

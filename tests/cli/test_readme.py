@@ -21,11 +21,12 @@ def test_the_equation_of_ones_own_reaches_1e_5(root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_density_in_python(root: Path) -> None:
+def test_the_density_in_python(root: Path, tmp_path: Path) -> None:
     star = root / "data" / "particles" / "particles.star"
+    cubes = "maps.full.shape == maps.std.shape == final.map.shape == density.full.shape == start.maps.shape[1:]"
     code = next(block for block in blocks(root, "python") if "read_particles" in block)
     code = code.replace('"particles.star"', repr(str(star)))
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", f"{code}\nassert {cubes}\n"], check=True, cwd=tmp_path, timeout=600)
 
 
 def test_every_command_shown_exists(root: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import finished, torchrun
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.star import read_star, write_star
 from sciml_cryoem.maps.masks import low_pass
 from sciml_cryoem.reconstruction.noise import sample_indices
@@ -34,8 +34,8 @@ def particles(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    truth = read_volume(root / "data" / "particles" / "truth.mrc").array
-    return write_volume(tmp_path_factory.mktemp("reference") / "map.mrc", low_pass(truth, 3.5, 25.0), 3.5)
+    truth = read_map(root / "data" / "particles" / "truth.mrc").array
+    return write_map(tmp_path_factory.mktemp("reference") / "map.mrc", low_pass(truth, 3.5, 25.0), 3.5)
 
 
 def both(words: list[str | Path], folder: Path) -> tuple[Path, Path, dict[str, Any]]:
@@ -49,7 +49,7 @@ def both(words: list[str | Path], folder: Path) -> tuple[Path, Path, dict[str, A
 
 
 def correlation(one: Path, two: Path, name: str) -> float:
-    maps = [read_volume(folder / name).array.ravel() for folder in (one, two)]
+    maps = [read_map(folder / name).array.ravel() for folder in (one, two)]
     return float(np.corrcoef(np.stack(maps))[0, 1])
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.maps.masks import low_pass
 
 FILES = ("run_class001.mrc", "run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc", "run_data.star")
@@ -35,8 +35,8 @@ def kill_at(process: subprocess.Popen[bytes], folder: Path, count: int, delay: f
 @pytest.mark.slow
 def test_a_killed_refinement_ends_with_the_same_bytes(root: Path, tmp_path: Path) -> None:
     data = root / "data" / "particles"
-    truth = read_volume(data / "truth.mrc").array
-    reference = write_volume(tmp_path / "reference.mrc", low_pass(truth, 3.5, 25.0), 3.5)
+    truth = read_map(data / "truth.mrc").array
+    reference = write_map(tmp_path / "reference.mrc", low_pass(truth, 3.5, 25.0), 3.5)
     words = ["cryoem", "refine", data / "particles.star", "--reference", reference, "--iterations", "4", "--out"]
     assert start(*words, tmp_path / "whole").wait() in (0, 3)
     killed = tmp_path / "killed"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.files.star import read_star
 from sciml_cryoem.maps.masks import low_pass, soft_sphere
 
@@ -32,7 +32,7 @@ def maps(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         (folder / name).symlink_to(shared / "data" / "p64" / name)
     assert main(["cryoem", "reconstruct", str(folder / "p64.star"), "--out", str(folder / "ours")]) == 0
     _relion("relion_reconstruct", "--i", "p64.star", "--o", "theirs.mrc", "--ctf", "--angpix", "5", folder=folder)
-    return folder / "ours", read_volume(folder / "theirs.mrc").array
+    return folder / "ours", read_map(folder / "theirs.mrc").array
 
 
 def _inside(volume: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 def test_unfiltered_maps_are_relions_voxel_by_voxel(maps: tuple[Path, np.ndarray]) -> None:
     """Mean of our unfiltered half maps against RELION's unfiltered map: same centre, axes, hand, sign and scale."""
     folder, theirs = maps
-    halves = [read_volume(folder / f"run_half{half}_class001_unfil.mrc").array for half in (1, 2)]
+    halves = [read_map(folder / f"run_half{half}_class001_unfil.mrc").array for half in (1, 2)]
     ours = 0.5 * (halves[0] + halves[1])
     assert _correlation(ours, theirs) > 0.97
     scale = np.vdot(_inside(ours), _inside(theirs)) / np.vdot(_inside(ours), _inside(ours))
@@ -57,7 +57,7 @@ def test_unfiltered_maps_are_relions_voxel_by_voxel(maps: tuple[Path, np.ndarray
 def test_final_map_has_relions_place_hand_and_sign(maps: tuple[Path, np.ndarray]) -> None:
     """Our map is filtered by its signal-to-noise ratio, RELION's is not; to 20 Angstrom both hold little but signal."""
     folder, theirs = maps
-    ours = low_pass(read_volume(folder / "run_class001.mrc").array, PIXEL, 20.0)
+    ours = low_pass(read_map(folder / "run_class001.mrc").array, PIXEL, 20.0)
     theirs = low_pass(theirs, PIXEL, 20.0)
     best = _correlation(ours, theirs)
     assert best > 0.99
@@ -76,7 +76,7 @@ def test_postprocess_takes_our_half_maps(maps: tuple[Path, np.ndarray], tmp_path
     (resolution,) = (float(line.split()[-1]) for line in said.splitlines() if "FINAL RESOLUTION" in line)
     ours = json.loads((folder / "summary.json").read_text())["resolution_0143"]
     assert resolution == pytest.approx(ours, rel=0.1)
-    assert read_volume(tmp_path / "post" / "run.mrc").pixel_size == pytest.approx(5.0)
+    assert read_map(tmp_path / "post" / "run.mrc").pixel_size == pytest.approx(5.0)
 
 
 def test_relion_reads_our_tables(maps: tuple[Path, np.ndarray], tmp_path: Path, shared: Path) -> None:
@@ -86,7 +86,7 @@ def test_relion_reads_our_tables(maps: tuple[Path, np.ndarray], tmp_path: Path, 
     shutil.copy(folder / "run_data.star", tmp_path)
     words = ("relion_reconstruct", "--i", "run_data.star", "--o", "again.mrc", "--ctf", "--angpix", "5")
     _relion(*words, folder=tmp_path)
-    assert np.allclose(read_volume(tmp_path / "again.mrc").array, theirs, atol=1e-5)
+    assert np.allclose(read_map(tmp_path / "again.mrc").array, theirs, atol=1e-5)
     printed = _relion("relion_star_printtable", str(folder / "run_model.star"), "data_model_class_1", "rlnResolution",
                       "rlnGoldStandardFsc", folder=tmp_path)  # fmt: skip
     rows = [line.split() for line in printed.splitlines() if line.split()]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.star import read_star
 from sciml_cryoem.files.table import Table
 from sciml_cryoem.postprocessing.halves import HALF_MAPS
@@ -62,7 +62,7 @@ def _pair(halves: Path, folder: Path, pixel_size: float) -> Pair:
     words += ["--autob_highres", summary["final_resolution"], "--low_pass", summary["final_resolution"]]
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    maps = read_volume(out / "postprocess.mrc").array, read_volume(post / "run.mrc").array
+    maps = read_map(out / "postprocess.mrc").array, read_map(post / "run.mrc").array
     return Pair(summary, read_star(out / "postprocess.star"), read_star(post / "run.star"), maps, done.stdout)
 
 
@@ -75,7 +75,7 @@ def fine(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     truth = truth / truth.std()
     draw = np.random.default_rng(0)
     for name in HALF_MAPS:
-        write_volume(folder / name, truth + draw.standard_normal(truth.shape).astype(np.float32), pixel_size)
+        write_map(folder / name, truth + draw.standard_normal(truth.shape).astype(np.float32), pixel_size)
     return _pair(folder, folder, pixel_size)
 
 

@@ -4,18 +4,18 @@ import importlib
 
 from sciml.command_line.console import dispatch
 
-WORDS = ("check", "fsc", "simulate", "reconstruct", "abinitio", "refine", "postprocess")
+COMMANDS = ("check", "fsc", "simulate", "reconstruct", "abinitio", "refine", "postprocess")
 """Each is a module here, with `Options` and `run`."""
 
 
 def main(arguments: list[str]) -> int:
-    """Serve the words after `sciml cryoem`.
+    """Run a command: the arguments after `sciml cryoem`.
 
     Raises:
-        InputError: an unknown word, or a fault in what was given.
+        InputError: an unknown command, or a fault in what was given.
         SystemExit: wrong options (2) or `--help` (0).
     """
-    asked = [word for word in WORDS if arguments and arguments[0] == word]
-    modules = {word: importlib.import_module(f"sciml_cryoem.commands.{word}") for word in asked or WORDS}
-    commands = {word: (module.Options, module.run) for word, module in modules.items()}
+    asked = [name for name in COMMANDS if arguments and arguments[0] == name]
+    modules = {name: importlib.import_module(f"sciml_cryoem.commands.{name}") for name in asked or COMMANDS}
+    commands = {name: (module.Options, module.run) for name, module in modules.items()}
     return dispatch("sciml cryoem", commands, arguments)

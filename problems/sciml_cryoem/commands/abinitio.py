@@ -151,16 +151,16 @@ class EmergingMaps:
         self.extent = particles.box * particles.pixel_size
 
     def keep(self, moment: str, maps: "np.ndarray", resolution: float) -> None:
-        """Write one; the leader of several processes does."""
+        """Write a map; of several processes the leader does."""
         if not distributed.leader():
             return
         from sciml.runs.files import to_json, write_atomic
-        from sciml_cryoem.files.mrc import write_volume
+        from sciml_cryoem.files.mrc import write_map
 
         self.folder.mkdir(exist_ok=True)
         known = self._known()
         file = known.get(moment, {}).get("file") or f"{len(known) + 1:02d}.mrc"
-        write_volume(self.folder / file, maps[0], self.extent / len(maps[0]))
+        write_map(self.folder / file, maps[0], self.extent / len(maps[0]))
         known[moment] = {"file": file, "resolution": resolution}
         write_atomic(self.folder / "moments.json", to_json(known, indent=1) + "\n")
 
@@ -171,12 +171,12 @@ class EmergingMaps:
         return read_json(file) if file.exists() else {}
 
     def moments(self) -> "list[MapSnapshot]":
-        """All of them, in their order."""
+        """All maps written so far, in their order."""
         from sciml_cryoem.figures.search import MapSnapshot
-        from sciml_cryoem.files.mrc import read_volume
+        from sciml_cryoem.files.mrc import read_map
 
         return [
-            MapSnapshot(moment, read_volume(self.folder / kept["file"]).array, kept["resolution"])
+            MapSnapshot(moment, read_map(self.folder / kept["file"]).array, kept["resolution"])
             for moment, kept in self._known().items()
         ]
 
@@ -221,13 +221,13 @@ def _map_name(number: int) -> str:
 
 def _write(folder: Path, particles: "Particles", found: "StartMap") -> dict[str, Path]:
     """Maps and poses."""
-    from sciml_cryoem.files.mrc import write_volume
+    from sciml_cryoem.files.mrc import write_map
     from sciml_cryoem.files.star import write_star
 
     written = {}
     for number, volume in enumerate(found.maps):
         name = "map" if number == 0 else f"map_class{number + 1:03d}"
-        written[name] = write_volume(folder / _map_name(number), volume, particles.pixel_size)
+        written[name] = write_map(folder / _map_name(number), volume, particles.pixel_size)
     written["data"] = write_star(folder / "run_data.star", data_tables(particles, found))
     return written
 
@@ -275,7 +275,7 @@ def _draw(
 def _findings(
     options: Options, particles: "Particles", found: "StartMap", views: "OrientationDiagnostics"
 ) -> list[str]:
-    """What was found, in words."""
+    """Findings of the search, a sentence each."""
     from sciml_cryoem.poses.contrast import advice
 
     count = len(found.maps)
@@ -290,7 +290,7 @@ def _findings(
         starts = sum(row["round"] == 1 for row in found.race)
         winner = next(row["start"] for row in kept if row["round"] == rounds)
         sentences.append(
-            f"Of {starts} random starts number {winner} went on: images that it had not seen were likeliest under it."
+            f"Of {starts} random starts, start {winner} was kept: the images held out were likeliest under its map."
         )
     if count > 1:
         shares = ", ".join(f"{row['share']:.0%}" for row in _class_rows(found))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml.errors import InputError
-from sciml_cryoem.files.mrc import Volume, read_volume
+from sciml_cryoem.files.mrc import Volume, read_map
 from sciml_cryoem.maps.alignment import Alignment, align
 from sciml_cryoem.maps.fsc import GOLD_STANDARD, HALF_BIT, FSCCurves, corrected_fsc, fsc, resolution
 from sciml_cryoem.maps.fsc_files import write_fsc_star, write_fsc_xml
@@ -69,7 +69,7 @@ def compare_maps(
     Raises:
         InputError: a faulty file, different boxes or pixel sizes, no pixel size anywhere.
     """
-    volumes = [read_volume(first), read_volume(second)]
+    volumes = [read_map(first), read_map(second)]
     if volumes[0].array.shape != volumes[1].array.shape:
         sizes = " and ".join(" x ".join(map(str, volume.array.shape[::-1])) for volume in volumes)
         raise InputError(f"{first} and {second} have {sizes} voxels; bring them to one grid first.")
@@ -104,7 +104,7 @@ def _pixel_size(volumes: list[Volume], given: float | None) -> float:
 
 
 def _read_mask(path: Path, box: int) -> Float[np.ndarray, "n n n"]:
-    mask = read_volume(path).array
+    mask = read_map(path).array
     if mask.shape != (box,) * 3:
         raise InputError(
             f"{path}: a mask of {' x '.join(map(str, mask.shape[::-1]))} voxels for maps of {box} x {box} x {box}."

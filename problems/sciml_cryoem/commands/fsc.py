@@ -47,7 +47,7 @@ class Options:
 def run(options: Options) -> int:
     """Run `sciml cryoem fsc`."""
     from sciml_cryoem.commands.compare import compare_maps, write_comparison
-    from sciml_cryoem.files.mrc import write_volume
+    from sciml_cryoem.files.mrc import write_map
 
     if not options.lowpass > 0:
         raise InputError(f"--lowpass is {options.lowpass:g}, not a resolution in Angstrom.")
@@ -56,7 +56,7 @@ def run(options: Options) -> int:
     if options.out:
         write_comparison(comparison, options.out, f"{options.first.name} against {options.second.name}")
     if options.aligned and comparison.alignment:
-        write_volume(options.aligned, comparison.alignment.aligned, comparison.pixel_size)
+        write_map(options.aligned, comparison.alignment.aligned, comparison.pixel_size)
     result = comparison.summary
     if options.json:
         print_json(result)

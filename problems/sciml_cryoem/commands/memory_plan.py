@@ -1,6 +1,6 @@
-"""What a search for poses will take, shown before it starts (`--dry-run`).
+"""Memory, reading and time of a command, shown before it starts (`--dry-run`).
 
-Each engine states what it takes; here the process around it is added, and words are made of it.
+Each engine states its `Resources`; this module adds the process around it and prints the whole.
 """
 
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 WITH_TORCH = 400e6
 """Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
 TORCH_FOR_CUDA = 330e6
-"""What a build of torch for CUDA takes more, on a machine without a GPU (measured)."""
+"""Additional bytes of a torch build for CUDA, on a machine without a GPU (measured)."""
 START = 6.0
 """Seconds until the first image is read, and for figures and report in the end."""
 
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """What a command will take.
+    """Resources of a whole command.
 
     Attributes:
         command: its name.
         process: resident bytes of the interpreter with its libraries.
-        engine: what the engine says it takes.
+        engine: resources that the engine states.
     """
 
     command: str
@@ -106,14 +106,14 @@ def show_plan(plan: ResourcePlan, json: bool) -> None:
 
 
 def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> ResourcePlan:
-    """What `sciml cryoem abinitio` takes."""
+    """Resources of `sciml cryoem abinitio`."""
     from sciml_cryoem.initial_model.resources import resources
 
     return ResourcePlan("abinitio", _process(), resources(particles, options))
 
 
 def plan_refine(particles: "Particles", options: "RefineOptions") -> ResourcePlan:
-    """What `sciml cryoem refine` takes."""
+    """Resources of `sciml cryoem refine`."""
     from sciml_cryoem.refinement.resources import resources
 
     return ResourcePlan("refine", _process(), resources(particles, options))

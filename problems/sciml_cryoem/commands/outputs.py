@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from sciml_cryoem.files.mrc import write_volume
+from sciml_cryoem.files.mrc import write_map
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.star import write_star
 from sciml_cryoem.files.table import Table, make_table
@@ -19,7 +19,7 @@ FULL_MAP = "run_class001.mrc"
 
 
 def write_outputs(folder: Path, particles: Particles, result: Reconstruction, spread: Uncertainty) -> dict[str, Path]:
-    """Write every map and table of a reconstruction; each file is whole or not there.
+    """Write every map and table of a reconstruction; a file is either complete or absent.
 
     Returns:
         Name -> path: map, half1, half2, std, mask (unless there is none), data, model, fsc.
@@ -32,7 +32,7 @@ def write_outputs(folder: Path, particles: Particles, result: Reconstruction, sp
     maps |= {"half1": (HALF_MAPS[0], result.half1), "half2": (HALF_MAPS[1], result.half2)}
     if result.prior.mask is not None:
         maps["mask"] = ("mask.mrc", result.prior.mask)
-    written = {name: write_volume(folder / file, volume, pixel_size) for name, (file, volume) in maps.items()}
+    written = {name: write_map(folder / file, volume, pixel_size) for name, (file, volume) in maps.items()}
     written["data"] = write_star(folder / "run_data.star", data_tables(particles, result.half_sums.halves))
     written["model"] = write_star(folder / "run_model.star", model_tables(particles, result))
     curves = result.prior.curves

@@ -55,8 +55,8 @@ def peak_rss_mb() -> float:
 def chosen_device(device: Device, gpu_pays: bool = False) -> str:
     """Where to compute: "cpu" (compiled loops), "cuda", or "torch" where numba does not import.
 
-    Arguments and errors as for `choose_device`. A direct reconstruction does not make up for the start of a GPU: it is
-    bound by memory.
+    Arguments and errors are those of `choose_device`. For a direct reconstruction a GPU does not pay: it is bound by
+    memory, and a GPU takes seconds to start.
     """
     chosen = choose_device(device, gpu_pays)
     if chosen != "cpu":
@@ -113,7 +113,7 @@ def read_mask_option(mask: str, box: int) -> Any:
 
 @contextmanager
 def undone_if_refused(run: "Run") -> Iterator[None]:
-    """Remove what a new run wrote if bad input is found only now (a pixel that is NaN): then nothing was written."""
+    """Remove the folder of a new run if bad input is found only while it computes (a pixel that is NaN)."""
     try:
         yield
     except InputError:

@@ -72,7 +72,7 @@ def run(options: Options) -> int:
     engine = _engine_options(options, halves)
     folder = options.out or paths[0].parent / "postprocess"
     make = {"command": ["cryoem", "postprocess"], "options": options, "overwrite": options.overwrite}
-    # A folder that holds a run already is compared now; a new one is made when there is something to write.
+    # Compare with a run that the folder already holds; make a new folder only when there is something to write.
     earlier = (folder / "experiment.json").exists() or folder.is_file()
     run_folder = Run.create(folder, **make) if earlier else None
     result = postprocess(halves.first, halves.second, halves.pixel_size, engine)
@@ -137,7 +137,7 @@ def _summary(
 
 def _write(folder: Path, halves: "HalfMaps", result: "PostprocessResult", mask: str) -> dict[str, Path]:
     """The files under the names of RELION's postprocess, and fsc.xml as every command here writes it."""
-    from sciml_cryoem.files.mrc import write_volume
+    from sciml_cryoem.files.mrc import write_map
     from sciml_cryoem.files.table import quote
     from sciml_cryoem.maps.fsc_files import write_fsc_star, write_fsc_xml
 
@@ -147,7 +147,7 @@ def _write(folder: Path, halves: "HalfMaps", result: "PostprocessResult", mask: 
         "masked": ("postprocess_masked.mrc", result.map * result.mask),
         "mask": ("mask.mrc", result.mask),
     }
-    written = {name: write_volume(folder / file, volume, pixel_size) for name, (file, volume) in maps.items()}
+    written = {name: write_map(folder / file, volume, pixel_size) for name, (file, volume) in maps.items()}
     general = {
         "rlnFinalResolution": f"{result.final_resolution:.6f}",
         "rlnBfactorUsedForSharpening": f"{result.filter.bfactor:.6f}",

@@ -46,14 +46,13 @@ def run(options: Options) -> int:
     from sciml.runs.run import Run
     from sciml_cryoem.commands.outputs import write_outputs
     from sciml_cryoem.commands.parts import image_progress, peak_rss_mb
-    from sciml_cryoem.poses.contrast import advice
     from sciml_cryoem.reconstruction.accumulation import accumulate
     from sciml_cryoem.validation.uncertainty import uncertainty
 
     began = time.monotonic()
     particles = options.read(("poses", "halves"))
     engine = _engine_options(options, particles)
-    # A folder that holds a run already is compared now; a new one is made when there is something to write.
+    # Compare with a run that the folder already holds; make a new folder only when there is something to write.
     earlier = (options.out / "experiment.json").exists() or options.out.is_file()
     make = {"command": ["cryoem", "reconstruct"], "options": options, "overwrite": options.overwrite}
     run_folder = Run.create(options.out, **make) if earlier else None
@@ -68,25 +67,12 @@ def run(options: Options) -> int:
     spread = uncertainty(result)
     outputs = write_outputs(run_folder.path, particles, result, spread)
     _draw(run_folder, particles, result, spread)
-    curves = result.prior.curves
-    randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
-    if curves.mask_is_tight and curves.resolution() < randomized_at:
-        _say("the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one.")
-    if note := advice(result.full):
-        _say(note)
-    summary: dict[str, Any] = {
-        "result": "CONVERGED",
-        "particles": len(particles),
-        "box": particles.box,
-        "pixel_size": particles.pixel_size,
-        "resolution_0143": curves.resolution(),
-        "resolution_0143_unmasked": curves.resolution(curve="unmasked"),
-        "noise_rms": spread.noise,
-        "noise_rms_predicted": spread.predicted_noise,
-        "missing_signal_rms": spread.missing,
-        "symmetry": options.symmetry,
-        "solver": options.solver,
-        "findings": [note] if note else [],
+    findings = _findings(result)
+    for sentence in findings:
+        _say(sentence)
+    summary = {
+        **_summary(options, particles, result, spread),
+        "findings": findings,
         "switch": [],
         **extra,
         "seconds": time.monotonic() - began,
@@ -94,6 +80,39 @@ def run(options: Options) -> int:
         "outputs": outputs,
     }
     return conclude(run_folder, summary, json=options.json)
+
+
+def _findings(result: "Reconstruction") -> list[str]:
+    """Warnings about the map, a sentence each."""
+    from sciml_cryoem.poses.contrast import advice
+
+    curves, sentences = result.curves, []
+    randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
+    if curves.mask_is_tight and curves.resolution() < randomized_at:
+        sentences.append(
+            "the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one."
+        )
+    if note := advice(result.full):
+        sentences.append(note)
+    return sentences
+
+
+def _summary(
+    options: Options, particles: "Particles", result: "Reconstruction", spread: "Uncertainty"
+) -> dict[str, Any]:
+    return {
+        "result": "CONVERGED",
+        "particles": len(particles),
+        "box": particles.box,
+        "pixel_size": particles.pixel_size,
+        "resolution_0143": result.resolution,
+        "resolution_0143_unmasked": result.curves.resolution(curve="unmasked"),
+        "noise_rms": spread.noise,
+        "noise_rms_predicted": spread.predicted_noise,
+        "missing_signal_rms": spread.missing,
+        "symmetry": options.symmetry,
+        "solver": options.solver,
+    }
 
 
 def _engine_options(options: Options, particles: "Particles") -> "ReconstructOptions":
@@ -122,7 +141,7 @@ def _engine_options(options: Options, particles: "Particles") -> "ReconstructOpt
 def _solve(
     options: Options, particles: "Particles", engine: "ReconstructOptions", half_sums: "HalfSetSums", run_folder: "Run"
 ) -> tuple["Reconstruction", dict[str, Any]]:
-    """The maps, and what the summary says about how they were found."""
+    """The maps, and the entries of the summary that depend on the solver."""
     from sciml_cryoem.reconstruction.direct import regularize
 
     if options.solver == "direct":
@@ -154,7 +173,7 @@ def _draw(run_folder: "Run", particles: "Particles", result: "Reconstruction", s
 
 
 def _say_noise(half_sums: "HalfSetSums") -> None:
-    """What was done to the images beyond the subtraction of their background."""
+    """Report what was done to the images besides subtracting their background."""
     noise = half_sums.noise
     if noise.note:
         _say(noise.note)

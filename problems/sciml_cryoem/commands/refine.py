@@ -218,7 +218,7 @@ def _records(maps: "RefinedMaps") -> dict[str, Any]:
 
 
 def _findings(options: Options, maps: "RefinedMaps") -> list[str]:
-    """What a reader must know, in words."""
+    """Findings of the refinement, a sentence each."""
     import numpy as np
 
     refined, curves = maps.refined, maps.reconstruction.prior.curves

@@ -16,11 +16,11 @@ def write(folder: Path, maps: RefinedMaps) -> dict[str, Path]:
         OSError: a file cannot be written.
     """
     from sciml_cryoem.commands.outputs import write_outputs
-    from sciml_cryoem.files.mrc import write_volume
+    from sciml_cryoem.files.mrc import write_map
 
     posed = maps.particles
     written = write_outputs(folder, posed, maps.reconstruction, maps.uncertainty)
-    written["locres"] = write_volume(folder / "run_locres.mrc", maps.local.resolution, posed.pixel_size)
+    written["locres"] = write_map(folder / "run_locres.mrc", maps.local.resolution, posed.pixel_size)
     return written
 
 

@@ -68,7 +68,7 @@ def _rows(path: Path) -> int:
 
 
 def _check_pixels(particles: Particles, faults: Faults) -> None:
-    """Images that cannot be used are faults; hot pixels and odd normalisation are warnings with a count."""
+    """Report unusable images as faults, and hot pixels and odd normalization as warnings with a count."""
     line = np.arange(particles.box) - particles.box // 2
     background = line[:, None] ** 2 + line[None, :] ** 2 > (particles.box / 2) ** 2
     size = max(1, _BATCH_BYTES // (4 * particles.box**2))
@@ -83,12 +83,12 @@ def _check_pixels(particles: Particles, faults: Faults) -> None:
         edge = images[:, background].astype(np.float64)
         mean, deviation = edge.mean(axis=1), edge.std(axis=1)
         center = np.median(images, axis=(1, 2))
-        # The background's deviation would miss nothing but costs a median less than a median absolute deviation.
+        # The standard deviation of the background serves as well as a median absolute deviation, and costs less.
         extreme = np.maximum(images.max(axis=(1, 2)) - center, center - images.min(axis=(1, 2)))
         hot += rows[~bad & (extreme > _HOT * np.maximum(deviation, 1e-30))].tolist()
         odd += rows[~bad & ((np.abs(mean) > 0.5 * deviation) | (deviation < 0.5) | (deviation > 2.0))].tolist()
     _warn(particles, hot, f"pixels more than {_HOT:g} deviations off the median", "Look for X-rays or dust.", faults)
-    _warn(particles, odd, "background not of mean 0 and deviation 1", "Normalise them in Extract, or go on.", faults)
+    _warn(particles, odd, "background not of mean 0 and deviation 1", "Normalize them in Extract, or go on.", faults)
 
 
 def _warn(particles: Particles, rows: list[int], what: str, remedy: str, faults: Faults) -> None:

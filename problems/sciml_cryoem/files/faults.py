@@ -1,4 +1,4 @@
-"""What can be wrong with an input: collected, so that a user sees every fault at once and not one a run."""
+"""Faults of an input, collected so that a user sees all of them at once instead of one a run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,8 @@
 """MRC stacks and volumes: a strict reader that maps instead of loading, and writers that leave a whole file or none.
 
-`mrcfile` writes, and its header layout is what is read; it does not open files here, because it warns and goes on
-where a reconstruction must stop (truncated data, lying sizes, modes that hold no image), or allocates before it looks.
+`mrcfile` writes, and its header layout is what is read; it does not open files here. Where a
+reconstruction must stop (truncated data, wrong sizes, modes that hold no image) it warns and continues, or allocates
+memory before it checks.
 """
 
 import mmap
@@ -75,7 +76,7 @@ class MappedStack:
             self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
 
-def read_volume(path: str | Path, mode0: Mode0 = "signed") -> Volume:
+def read_map(path: str | Path, mode0: Mode0 = "signed") -> Volume:
     """Read a 3D map with axes z, y, x, whatever order the file has.
 
     Raises:
@@ -106,7 +107,7 @@ def _fault(path: Path, place: str, fault: str, remedy: str) -> FaultError:
     return FaultError(Fault(str(path), place, fault, remedy))
 
 
-def write_volume(path: str | Path, array: Float[np.ndarray, "nz ny nx"], pixel_size: float) -> Path:
+def write_map(path: str | Path, array: Float[np.ndarray, "nz ny nx"], pixel_size: float) -> Path:
     """Write a map as MRC2014 mode 2: space group 1, mz = nz, origin 0, statistics and pixel size in the header.
 
     The same array gives the same bytes. The file is whole or not there.

@@ -175,7 +175,7 @@ def _check_ranges(optics: Table, numbers: dict[str, np.ndarray], used: np.ndarra
 
 
 def _check_features(optics: Table, used: np.ndarray, faults: Faults) -> None:
-    """What is not built: refuse what would spoil the map, name what only blurs its last shells."""
+    """Report features that are not implemented: as errors where they would spoil the map, else as warnings."""
     for label, what in (
         ("rlnCtfDataAreCtfPremultiplied", "multiplied with their CTF"),
         ("rlnCtfDataArePhaseFlipped", "phase-flipped"),

@@ -128,7 +128,7 @@ def _find_tables(path: Path, faults: Faults) -> tuple[Table, Table] | None:
 
 
 def _with_image_size(optics: Table, box: int) -> Table:
-    """RELION 3.1 wants the image size of each group."""
+    """Add the image size of each group, which RELION 3.1 needs."""
     count = len(optics)
     if "rlnImageSize" not in optics:
         optics = optics.with_column("rlnImageSize", [str(box)] * count)
@@ -138,7 +138,7 @@ def _with_image_size(optics: Table, box: int) -> Table:
 
 
 def _origins_in_angstrom(table: Table, optics: Optics | None, faults: Faults) -> Table:
-    """Origins of RELION 3.0 are in pixels; those of 3.1, when both are there, are the ones to believe."""
+    """Origins in Angstrom. RELION 3.0 has them in pixels; where a file has both, those of RELION 3.1 count."""
     pixels = [f"rlnOrigin{axis}" for axis in "XY"]
     if optics and all(old in table and f"{old}Angst" not in table for old in pixels):
         try:

@@ -1,6 +1,6 @@
-"""A reference map as a user has it: another box, another pixel size, another scale.
+"""Bring a reference map of any box and pixel size onto the grid of the images.
 
-The field is kept, its grid changes: the map is padded with zeros (or cut) to a box that holds a whole number of both
+The density stays, its grid changes: the map is padded with zeros (or cut) to a box that holds a whole number of both
 pixels, resampled in Fourier space, and padded or cut to the box of the images. Origins n // 2 coincide.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml.errors import InputError
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.imaging import fourier
 
 _CLOSE = 1e-3  # pixel sizes that differ by less are the same: headers round
@@ -30,7 +30,7 @@ def read_reference(path: str | Path, box: int, pixel_size: float) -> tuple[Float
     Raises:
         InputError: a faulty file, a map that is no cube, is constant, or whose pixel size is not known.
     """
-    volume = read_volume(path)
+    volume = read_map(path)
     array, own = volume.array, volume.pixel_size
     sizes = " x ".join(map(str, array.shape[::-1]))
     if len(set(array.shape)) != 1:
@@ -69,7 +69,7 @@ def resampled(
 
 
 def _common(size: int, own: float, pixel_size: float) -> tuple[int, int]:
-    """Sides, in both pixels, of the smallest box that holds the map and is nearly a whole number of both."""
+    """Sides, in old and in new pixels, of the smallest box that holds the map and is nearly a whole number of both."""
     sides = np.arange(size, size + size // 3 + 8)
     others = sides * (own / pixel_size)
     misfit = np.abs(others - np.rint(others)) / others
@@ -78,7 +78,7 @@ def _common(size: int, own: float, pixel_size: float) -> tuple[int, int]:
 
 
 def _fitted(volume: np.ndarray, size: int) -> np.ndarray:
-    """Padded with zeros or cut to a side, origin at its half in both."""
+    """A map padded with zeros or cut to a side; the origin stays at half the side."""
     if size >= len(volume):
         return fourier.pad(volume, size, 3)
     return fourier.crop(volume, size, 3)

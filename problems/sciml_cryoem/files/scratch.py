@@ -25,10 +25,11 @@ _BLOCK = 2**24  # bytes that are copied at a time
 
 
 def scratch_file(folder: Path, owner: Path) -> Path:
-    """Where the copy lies that a run reads: a run that was killed finds and replaces its own.
+    """Path of the copy of a run; it depends on the run alone, so a run that was killed finds and replaces its own.
 
     Args:
-        folder: on the fast disk. owner: folder of the run.
+        folder: on the fast disk.
+        owner: folder of the run.
     """
     return folder / f"sciml-{hashlib.sha256(str(owner.absolute()).encode()).hexdigest()[:16]}.mrcs"
 

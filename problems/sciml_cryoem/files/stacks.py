@@ -1,4 +1,4 @@
-"""From `000012@path.mrcs` to a checked stack and a place in it."""
+"""Resolve `000012@path.mrcs` to a checked stack and an image in it."""
 
 import os
 import re

@@ -27,7 +27,7 @@ def wavelength(voltage: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 @dataclass(frozen=True)
 class CTF:
-    """What decides the CTF of each particle; every field is an array with one entry per particle, or a number for all.
+    """Parameters of the CTF of each particle; every field is an array with one entry per particle, or a number for all.
 
     Attributes:
         defocus_u: defocus along the axis at `defocus_angle`, Angstrom, positive = underfocus.

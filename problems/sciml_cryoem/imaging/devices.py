@@ -1,4 +1,4 @@
-"""Where torch computes, and work in parts that the memory of a GPU holds."""
+"""The torch device of an engine, and work in parts that fit into the memory of a GPU."""
 
 import contextlib
 import logging
@@ -18,10 +18,10 @@ def torch_device(name: str) -> torch.device:
 
 
 def warm_up(name: str) -> threading.Thread | None:
-    """Start a GPU, which takes seconds, while something else is done; what fails here fails again where it matters.
+    """Start a GPU in a thread, because it takes seconds. Errors are ignored: they come again at the first real use.
 
     Returns:
-        The thread that does; None for a CPU, and for a GPU that has been started.
+        The thread; None for a CPU, and for a GPU that is already started.
     """
     place = torch_device(name)
     if place.type == "cpu" or torch.cuda.is_initialized():
@@ -39,12 +39,12 @@ def _start(place: torch.device) -> None:
 
 
 def in_parts(count: int, step: int, work: Callable[[slice], None]) -> None:
-    """Do the work on items 0 ... count - 1, `step` at a time; half as many, and that part again, when a GPU's memory
-    runs out.
+    """Work on items 0 ... count - 1 in parts. Where the memory of a GPU runs out, the part is halved and done again.
 
     Args:
-        count: of items. step: how many at first.
-        work: done on a part; must change nothing before the last of its memory is allotted.
+        count: number of items.
+        step: items in a part at first.
+        work: called with each part; it must change nothing before it has allocated all its memory.
 
     Raises:
         InputError: the memory does not hold one item.
@@ -63,7 +63,7 @@ def in_parts(count: int, step: int, work: Callable[[slice], None]) -> None:
         else:
             start = part.stop
             continue
-        # Not in the handler: the traceback would keep the tensors that are to be given back.
+        # Outside the handler: its traceback would keep the tensors alive whose memory is needed.
         step = max(1, min(step, part.stop - part.start) // 2)
         _log.warning("the GPU's memory does not hold %d images at once: %d at a time", part.stop - part.start, step)
         if torch.cuda.is_available():
@@ -75,7 +75,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def memory_budget(place: torch.device, on_gpu: int, on_cpu: int) -> int:
-    """Bytes that a part may take: as given, but of a GPU at most half of what is free."""
+    """Bytes that a part may take: the number given, but on a GPU at most half of what is free."""
     if place.type == "cpu":
         return on_cpu
     free, _ = torch.cuda.mem_get_info(place)

@@ -5,7 +5,7 @@ Every shift between "origin in the middle" and "origin in the corner" happens he
 Conventions:
 
 * real space: arrays are z y x (volumes) or y x (images), x the fastest axis, origin at index n // 2 of every axis;
-* Fourier space: half spectra of real data, kernel exp(-2 pi i k.r / n), unnormalised forward. All axes but the last are
+* Fourier space: half spectra of real data, kernel exp(-2 pi i k.r / n), unnormalized forward. All axes but the last are
   in FFT order (0, 1, ..., -1), the last axis x holds the frequencies 0 ... n // 2. Frequencies are integers, in units
   of 1 / (n * pixel size).
 
@@ -155,8 +155,9 @@ def resample(volume: Float[np.ndarray, "m m m"], size: int, radius: float | None
     """The same field on another grid over the same box, its transform unchanged up to a radius (Fourier pixels).
 
     Args:
-        volume: origin at m // 2. size: voxels along the side, n. radius: frequencies from it on are cut off; at most
-            half of the smaller side, which is the default.
+        volume: origin at m // 2.
+        size: voxels along the new side, n.
+        radius: frequencies from it on are cut off; at most half of the smaller side, which is the default.
     """
     limit = min(len(volume), size) / 2
     spectrum = transform(volume, 3)

@@ -19,7 +19,7 @@ _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"
 @no_type_check
 def _cell(x, y, z, size):
     """Lower corner, upper corner and fraction of the cell that holds a point with x >= 0, wrapped in y and z."""
-    # In the precision of the argument: less an integer, a single would become a double, and all that follows with it.
+    # Keep the precision of the argument: subtracting an integer would make a float32 a float64, and all that follows.
     x_floor, y_floor, z_floor = np.floor(x), np.floor(y), np.floor(z)
     fx, fy, fz = x - x_floor, y - y_floor, z - z_floor
     x0, y0, z0 = int(x_floor), int(y_floor), int(z_floor)

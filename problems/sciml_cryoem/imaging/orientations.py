@@ -47,9 +47,9 @@ def random_turns(count: int, draw: np.random.Generator) -> Float[np.ndarray, "co
 
 
 OFFSETS, WIDEST = 1 / 16, 1 / 5
-"""Range of the offsets that are tried, as a share of the box: at first, and at most."""
+"""Range of the offsets that a search tries, as a share of the box: at first, and at most."""
 WIDER = 1.6
-"""Factor by which the range is widened where the offsets of images go on beyond it."""
+"""Factor by which the range is widened where offsets of images lie beyond it."""
 
 
 def shift_disc(radius: float, step: float) -> Float[np.ndarray, "shifts 2"]:

@@ -164,10 +164,10 @@ def symmetrize_sums(
     """Fourier sums as if every image had been inserted in all its symmetric views as well: out(q) = sum of grid(S q).
 
     The grid is that of `insertion.FourierSums` after `finish` (P, P, P/2 + 1; real part, imaginary part, weight). A sum
-    and not a mean: each image does speak for `order` views. Operators that take the grid to itself are exact; others
-    read the sums by trilinear interpolation, as RELION does, which spreads values and weights over one more cell. The
-    maps of symmetrized sums and of inserted copies differ by 3 to 4 % (root mean square, within 3/8 of the box) and
-    are equally far from the truth, 5 %. Inserting copies costs `order` times the slices, this a pass over the grid.
+    and not a mean, because each image stands for `order` views. Operators that take the grid to itself are exact. The
+    others read the sums by trilinear interpolation, as RELION does, which spreads values over one more cell. The maps
+    of symmetrized sums and of inserted copies differ by 3 to 4 % (root mean square, within 3/8 of the box) and are
+    equally far from the truth, 5 %. Inserting copies costs `order` times the slices, this a pass over the grid.
 
     Args:
         grid: complete sums; not changed.

@@ -1,4 +1,4 @@
-"""Work on many items in threads, one a core: compiled loops and matrix products let go of the interpreter."""
+"""Work on many items in threads, one a core: compiled loops and matrix products release the interpreter lock."""
 
 import os
 from collections.abc import Callable
@@ -10,20 +10,20 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Processors that this process may use; no more than OMP_NUM_THREADS, where that is set, as for other libraries."""
+    """Cores that this process may use, at most OMP_NUM_THREADS where that is set."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     return min(there, int(allowed)) if allowed.isdigit() and int(allowed) > 0 else there
 
 
 def in_threads(count: int, least: int, work: Callable[[slice], Result], block: int = 1) -> list[Result]:
-    """Do the work on items 0 ... count - 1 in parts, side by side.
+    """Work on items 0 ... count - 1 in parts, one a thread.
 
     Args:
-        count: of items.
-        least: items that make a part worth a thread.
-        work: done on each part; called once, with all items, where there is one core or little to do.
-        block: parts begin at multiples of it.
+        count: number of items.
+        least: items for which a thread of their own pays.
+        work: called with each part; with one core, or few items, once with all of them.
+        block: every part begins at a multiple of it.
 
     Returns:
         The results of the parts, in their order.

@@ -1,6 +1,6 @@
 """Bring one map onto another: rotation, shift and hand, as a map reconstructed without poses needs before any FSC.
 
-A map known up to these is the same map, so the correlation is maximised over them. All of it happens in Fourier space,
+A map known up to these is the same map, so the correlation is maximized over them. All of it happens in Fourier space,
 where both maps are a few shells: the transform of the moved map at k is that of the moving one at Q^T k, times
 exp(-2 pi i k.t / n), with Q a rotation, or a rotation after the mirror z -> -z where the hand is flipped. A grid of
 rotations is tried with all shifts at once (one small FFT each); the best are refined by Gauss-Newton steps, fewer
@@ -104,10 +104,10 @@ def align(
 
     Args:
         moving: the map to move.
-        fixed: where to; a cube of the same size.
+        fixed: the map to bring it onto; a cube of the same size.
         pixel_size: Angstrom.
         resolution: Angstrom to which both are low-passed; at least 4 pixels are used.
-        hands: try the mirror image too.
+        hands: whether the mirror image is tried too.
         seed: of the turn of the grid of rotations.
 
     Raises:

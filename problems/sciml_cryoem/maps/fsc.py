@@ -3,7 +3,7 @@
     FSC(s) = Re sum F1 F2* / sqrt(sum |F1|^2 sum |F2|^2),    shell s = round(|k|), 0 ... n // 2
 
 Two halves share nothing but the signal, so their FSC falls where the noise takes over. A mask shared by both adds a
-correlation of its own, which is measured by randomising the phases beyond some shell and is taken out again (Chen et
+correlation of its own, which is measured by randomizing the phases beyond some shell and is taken out again (Chen et
 al., Ultramicroscopy 135, 2013), with the shells and thresholds of `relion_postprocess`.
 """
 
@@ -19,7 +19,7 @@ from sciml.errors import InputError
 from sciml_cryoem.imaging import fourier
 
 RANDOMIZE_BELOW = 0.8
-"""Phases are randomised from the first shell where the unmasked FSC is below this."""
+"""Phases are randomized from the first shell where the unmasked FSC is below this."""
 
 GOLD_STANDARD = 0.143
 HALF_BIT = 0.5
@@ -100,7 +100,7 @@ class FSCCurves:
         pixel_size: Angstrom.
         unmasked: of the maps as they are.
         masked: of the maps times the mask.
-        randomized: the same after randomising phases from `randomized_from` on: what the mask alone correlates.
+        randomized: the same after randomizing phases from `randomized_from` on: what the mask alone correlates.
         corrected: (masked - randomized) / (1 - randomized) from two shells later on, masked below.
         randomized_from: first shell with random phases.
     """
@@ -130,7 +130,10 @@ class FSCCurves:
 
     @property
     def mask_is_tight(self) -> bool:
-        """Whether the mask alone correlates by more than .1 at the stated resolution, where that can be told."""
+        """Whether the mask alone correlates the half maps by more than 0.1 at the stated resolution.
+
+        At resolutions before the first random phases the correlation is read two shells beyond these.
+        """
         shell = max(last_shell_before(self.corrected, GOLD_STANDARD), self.randomized_from + 2)
         return bool(self.randomized[min(shell, len(self.randomized) - 1)] > 0.1)
 

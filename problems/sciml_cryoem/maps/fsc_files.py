@@ -36,7 +36,7 @@ def write_fsc_star(
 
     Args:
         path: the file.
-        curves: block `fsc`; its final resolution and where the phases were randomised go into the block `general`.
+        curves: block `fsc`; its final resolution and where the phases were randomized go into the block `general`.
         general: more single values of that block, or others in place of these, as text that is quoted where it must be.
         guinier: the block `guinier`, if there is one.
 

@@ -63,9 +63,9 @@ def read_mask(path: str | Path, box: int) -> Float[np.ndarray, "n n n"]:
     Raises:
         InputError: a faulty file, another box, values outside 0 ... 1 (by more than a thousandth), or nothing but 0.
     """
-    from sciml_cryoem.files.mrc import read_volume
+    from sciml_cryoem.files.mrc import read_map
 
-    mask = read_volume(path).array
+    mask = read_map(path).array
     if mask.shape != (box,) * 3:
         sizes = " x ".join(map(str, mask.shape[::-1]))
         raise InputError(f"{path}: a mask of {sizes} voxels for maps of {box} x {box} x {box}; make it on their grid.")

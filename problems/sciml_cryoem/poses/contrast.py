@@ -1,9 +1,8 @@
 """Whether particles are bright or dark in the images.
 
-RELION's convention, and ours, is bright on dark. A camera records the contrary; `relion_preprocess --invert_contrast`
-and its like turn it over, and it is forgotten at times. Nothing but the sign of the map changes, which a molecule gives
-away: it is little matter at high density in much water, so that the distribution of the map's values has its long tail
-above.
+RELION's convention, and ours, is bright on dark. A camera records dark on bright, and `relion_preprocess
+--invert_contrast` inverts it; at times that step is forgotten. Only the sign of the map changes, and the map shows it:
+a molecule is little matter at high density in much water, so the distribution of its values has its long tail above.
 """
 
 import numpy as np
@@ -19,7 +18,7 @@ from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 LOWEST = -0.5
 """Skewness below which particles are taken to be dark; molecules have 1.2 to 5, noise has 0 +- .1."""
 SHELLS = 12.0
-"""Fourier pixels up to which the map is looked at: noise beyond hides the tail."""
+"""Fourier pixels up to which the map is looked at: noise beyond them hides the tail."""
 
 ADVICE = (
     "The map is darker than what surrounds it (skewness {skewness:.1f}): the particles seem to be dark in these images "
@@ -28,7 +27,7 @@ ADVICE = (
 
 
 def skewness(volume: Float[np.ndarray, "n n n"]) -> float:
-    """Third standardised moment of a map's low frequencies within a sphere of 0.42 of the box; 0 for an empty map."""
+    """Third standardized moment of a map's low frequencies within a sphere of 0.42 of the box; 0 for an empty map."""
     box = len(volume)
     low = fourier.resample(volume, box, min(SHELLS, box / 2 - 1))
     values = low[soft_sphere(box, 0.42 * box, 0.0) > 0.5].astype(np.float64)
@@ -38,13 +37,13 @@ def skewness(volume: Float[np.ndarray, "n n n"]) -> float:
 
 
 def advice(volume: Float[np.ndarray, "n n n"]) -> str:
-    """What to say about the sign of a map; empty when its particles are bright."""
+    """A warning about the sign of a map; empty when its particles are bright."""
     found = skewness(volume)
     return ADVICE.format(skewness=found) if found < LOWEST else ""
 
 
 def fits_negative(spectrum: Complex[np.ndarray, "P P half"], images: ImageSpectra) -> bool:
-    """Whether images are surely likelier under the negative of a map than under the map, poses summed over.
+    """Whether images are significantly likelier under the negative of a map than under the map, poses summed over.
 
     Args:
         spectrum: padded (by 2) transform of the map, on the grey scale of the images.

@@ -1,9 +1,8 @@
 """Refinement of each particle's defocus with its pose fixed, under a Gaussian prior about the value in the file.
 
-Particles lie at different heights in the ice. The offset shifts the CTF's zeros, which tells something only where
-there are several, beyond low resolution: at 300 kV a hundred Angstrom turn the phase by .06 rad at 10 A, by 1.5 at 2 A.
-Alternate with `polish.polish`; offset and pose are nearly independent, and the covariance of the pose is that at the
-defocus it was given.
+Particles lie at different heights in the ice. An offset of the defocus shifts the zeros of the CTF, which shows only at
+high resolution: at 300 kV a hundred Angstrom turn the phase by 0.06 rad at 10 A, by 1.5 rad at 2 A. Alternate with
+`polish.polish`: offset and pose are nearly independent. The covariance of a pose holds for the defocus it was given.
 """
 
 import math
@@ -18,7 +17,7 @@ from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 @dataclass(frozen=True)
 class DefocusPrior:
-    """What is known of the optics of images before their defocus is refined.
+    """Optics of images before their defocus is refined, and how far it may be off.
 
     Attributes:
         ctf: `CTF.coefficients` by the values in the file.

@@ -3,7 +3,7 @@
 One evaluation of an image reads value and gradient of the trilinear interpolation at every slice point in one gather,
 and reduces them to `MOMENTS` sums, of which misfit, best scale, gradient and Gauss-Newton matrix all are closed forms.
 The points go through in chunks: `_slice` (scalar, eight corners a point) fills buffers in the first cache,
-`_moments` (vectorised) reduces them. Sums are float32 within a chunk, float64 across.
+`_moments` (vectorized) reduces them. Sums are float32 within a chunk, float64 across.
 
 Turning the view by a small rotation vector w, A <- exp([w]) A, moves the slice point of k = (kx, ky, 0) by A^T (k x w).
 With Gx, Gy, Gz the gradient of the transform along the axes of the view, an image point changes by
@@ -76,7 +76,11 @@ def _lerp(rows, i, part, fx, fy, fz):
 
     Args:
         rows: along x, (voxels, 2), through the corners (z, y) = (0, 0), (0, 1), (1, 0), (1, 1).
-        i: lower corner in x. part: 0 for the real, 1 for the imaginary part. fx, fy, fz: place within the cell.
+        i: lower corner in x.
+        part: 0 for the real, 1 for the imaginary part.
+        fx: place within the cell along x.
+        fy: along y.
+        fz: along z.
     """
     c000, c001 = rows[0][i, part], rows[0][i + 1, part]
     c010, c011 = rows[1][i, part], rows[1][i + 1, part]

@@ -21,7 +21,7 @@ from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 
 SECONDS = 25e-9
 """What one Fourier point of one image costs in one evaluation (measured)."""
-_THREAD = 32  # starts that are worth a thread
+_THREAD = 32  # starts for which a thread pays
 
 
 def polish(
@@ -40,8 +40,7 @@ def polish(
         rotations: where to start.
         offsets: where to start, pixels; RELION's sign (`HalfPlane.ramps`).
         options: when to stop, and whether images have a free scale.
-        device: "cpu" for the compiled loops; "torch" for torch on the CPU; "cuda". The same to what single precision
-            leaves; torch takes many images at once.
+        device: "cpu" for the compiled loops; "torch" for torch on the CPU; "cuda". Results agree to single precision.
 
     Raises:
         ValueError: arguments that do not fit each other.
@@ -152,7 +151,7 @@ def _compiled(
 
 
 def _orthonormal(matrices: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, "n 3 3"]:
-    """Remove what rounding of the starts (single precision files) left of shear: the nearest rotations."""
+    """The nearest rotations: removes the shear that rounding of the starts (single precision files) left."""
     left, _, right = np.linalg.svd(matrices)
     return left @ right
 

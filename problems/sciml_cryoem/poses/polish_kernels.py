@@ -1,6 +1,6 @@
 """Compiled loops of the continuous refinement of poses: Levenberg-Marquardt for each image. numba, serial, cached.
 
-`misfit_kernels.evaluate` gives misfit, gradient and Gauss-Newton matrix of one pose; here are the steps between.
+`misfit_kernels.evaluate` computes misfit, gradient and Gauss-Newton matrix of one pose; this module takes the steps.
 """
 
 import math
@@ -90,7 +90,7 @@ def turned(pose, step, out):
 @numba.njit(**_OPTIONS)
 @no_type_check
 def _limit(step, limits):
-    """Shorten a step to the longest turn and move allowed; tell whether it was shorter than the least ones."""
+    """Shorten a step to the longest turn and move; returns whether it was shorter than the least ones."""
     angle = math.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2)
     move = math.sqrt(step[3] ** 2 + step[4] ** 2)
     if angle > limits.longest_turn:
@@ -105,7 +105,7 @@ def _limit(step, limits):
 @numba.njit(**_OPTIONS)
 @no_type_check
 def _copy(source, target):
-    """target[:] = source, which takes seconds to compile."""
+    """target[:] = source. A loop, because numba takes seconds to compile the assignment of an array."""
     for i in range(source.shape[0]):
         for j in range(source.shape[1]):
             target[i, j] = source[i, j]

@@ -1,4 +1,4 @@
-"""What a refinement of poses is given and what it returns; the same for the compiled loops and for torch."""
+"""Options, reference and result of a refinement of poses, for the compiled loops and for torch alike."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolishOptions:
-    """When to stop, and what is free.
+    """When a refinement of poses stops, and which parameters are free.
 
     Attributes:
         tolerance_deg: a step that turns less, and moves less than `tolerance`, is the last.
@@ -46,9 +46,9 @@ class ReferenceSpectrum:
     """A map to compare with, as its transform near the origin.
 
     Attributes:
-        spectrum: padded half spectrum (P, P, P/2 + 1) from `Projector.spectrum`, axes z y x, z and y in FFT order. One
-            cropped in Fourier space will do, too: a step of the grid is 1 / padding of a frequency of the images.
-            numpy array; for torch a tensor will do.
+        spectrum: padded half spectrum (P, P, P/2 + 1) from `Projector.spectrum`, axes z y x, z and y in FFT order. It
+            may be cropped in Fourier space: a step of the grid is 1 / padding of a frequency of the images. A numpy
+            array, or for torch a tensor.
         plane: the Fourier points of the images, at which they are compared.
         padding: of the spectrum.
     """
@@ -71,7 +71,7 @@ class ReferenceSpectrum:
 
     @cached_property
     def grid(self) -> Float[np.ndarray, "S S X 2"]:
-        """What the slices can touch, origin in the middle of z and y, real and imaginary parts; float32."""
+        """The part that slices read: origin in the middle of z and y, real and imaginary part, float32."""
         from sciml_cryoem.poses import misfit_kernels
 
         reach = int(self.padding * self.extent) + 1
@@ -80,7 +80,7 @@ class ReferenceSpectrum:
         return out
 
     def slice_grid(self) -> "SliceGrid":
-        """The same in the form of the compiled loops."""
+        """The reference as the compiled loops take it."""
         from sciml_cryoem.poses.misfit_kernels import SliceGrid
 
         reach = int(max(self.plane.kx.max(), np.abs(self.plane.ky).max()))
@@ -123,11 +123,11 @@ class PolishResult:
     iterations: Int[np.ndarray, " n"]
 
     def take(self, which: Int[np.ndarray, " some"]) -> "PolishResult":
-        """Some of them."""
+        """The results of some images."""
         return PolishResult(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
     def replaced(self, which: Int[np.ndarray, " some"], others: "PolishResult") -> "PolishResult":
-        """These with some replaced by others."""
+        """A copy in which the results of some images are replaced by others."""
         out = PolishResult(*(np.array(getattr(self, name)) for name in self.__dataclass_fields__))
         for name in self.__dataclass_fields__:
             getattr(out, name)[which] = getattr(others, name)

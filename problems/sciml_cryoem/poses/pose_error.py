@@ -25,7 +25,7 @@ _TRIED = 200
 
 @dataclass(frozen=True)
 class PoseError:
-    """What separates two sets of poses.
+    """Distances between two sets of poses, and the transformation between their maps.
 
     Attributes:
         angles_deg: turn between the two poses of each image.

@@ -28,8 +28,8 @@ RATE = 4e10
 SPARSE = 0.08
 """Share of likely poses below which the sums of an image are a loop, not a matrix product."""
 _COSINE = np.float32(np.cos(np.radians(APART_DEG)))
-_TOGETHER = 16  # images in a product at most: of a batch of 100, two processes are to have about half each
-_THREAD = 256  # images that are worth a thread, whose sums must be added to the others'
+_TOGETHER = 16  # images in a product at most, so that two processes can share a batch of 100 about evenly
+_THREAD = 256  # images for which a thread pays: its sums must be added to those of the others
 _SCORES = 1 << 18  # scores per matrix product: both products of a chunk stay in a core's cache
 
 
@@ -46,11 +46,11 @@ def search(
     Args:
         images: up to a radius at which the sums are wanted.
         slices: of the reference at the points of `images`, one a rotation of the grid; of several references in turn.
-        grid: what is tried.
+        grid: the poses that are tried.
         radius: only points within it are scored; the others only collect.
         wanted: by default `SearchRequest()`.
-        device: "cpu" for compiled loops; "torch" for torch on the CPU; "cuda". The same to what single precision
-            leaves; of poses as likely as each other either may be given.
+        device: "cpu" for compiled loops; "torch" for torch on the CPU; "cuda". Results agree to single precision; of
+            equally likely poses either may be returned.
 
     Raises:
         InputError: a GPU whose memory does not hold one image.
@@ -65,13 +65,19 @@ def search(
 
 
 def together(orientations: int, shifts: int) -> int:
-    """Images that are scored in one product, when there are so many orientations (of all references) and shifts. Every
-    image adds to the sums the same bits, whichever are searched with it, if it keeps its place in its product."""
+    """Number of images that are scored in one matrix product.
+
+    An image that keeps its place in its product adds the same bits to the sums, whichever images are searched with it.
+
+    Args:
+        orientations: of all references.
+        shifts: that are tried.
+    """
     return min(max(1, _SCORES // (orientations * shifts)), _TOGETHER)
 
 
 def _joined(parts: list[SearchResult]) -> SearchResult:
-    """What several batches say together; the sums of the first are used up."""
+    """The result of several batches together; the sums of the first are overwritten."""
     first, *others = parts
     if not others:
         return first
@@ -144,12 +150,12 @@ def _collect(found: SearchResult, part: slice, scores: tuple, shifted: np.ndarra
 
 
 def search_memory(images: int, slices: float, points: float) -> Memory:
-    """What a search with sums takes besides the images: slices, their sums, and the squares and norms of all images.
+    """Memory of a search with sums besides the images: slices, their sums, and the squares and norms of all images.
 
     Args:
-        images: that are searched together.
-        slices: orientations of all references.
-        points: collected.
+        images: number of images that are searched together.
+        slices: number of orientations of all references.
+        points: number of Fourier points that are collected.
     """
     return [
         ("squares of the CTF, norms of the slices", images * 4.0 * (points + slices)),

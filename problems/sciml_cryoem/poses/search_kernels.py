@@ -24,7 +24,8 @@ def posterior(real, imaginary, norm, cutoff):
     """Turn scores of one image into posterior weights, in place.
 
     Args:
-        real, imaginary: (shifts, orientations); become w(psi) + w(psi + 180) and w(psi) - w(psi + 180).
+        real: (shifts, orientations); becomes w(psi) + w(psi + 180).
+        imaginary: (shifts, orientations); becomes w(psi) - w(psi + 180).
         norm: (orientations,) sum of |CTF P|^2, taken off every score.
         cutoff: weights below exp(-cutoff) of the largest are set to 0.
 
@@ -52,7 +53,7 @@ def posterior(real, imaginary, norm, cutoff):
                 continue
             for r in range(first_r, last_r):
                 middle, side = real[s, r] - norm[r] - best, imaginary[s, r]
-                # Clamped, not branched: the loop stays vectorised, and numbers too small to be normal are slow.
+                # Clamp instead of branching: the loop stays vectorized, and slow subnormal numbers do not occur.
                 first, second = math.exp(max(middle + side, _FLOOR)), math.exp(max(middle - side, _FLOOR))
                 keep = max(first, second) >= least
                 both = first + second if keep else _ZERO
@@ -76,7 +77,8 @@ def likeliest(plus, minus, rotations, cosine, found):
     """The likeliest poses of one image that lie apart.
 
     Args:
-        plus, minus: (shifts, orientations) from `posterior`.
+        plus: (shifts, orientations) from `posterior`.
+        minus: likewise.
         rotations: (orientations, 9) float32, matrices A of the first half turn.
         cosine: (trace - 1) / 2 of the turn between two poses, above which they are taken for one.
         found: (poses, 3) int64: shift, orientation, half of each; those that cannot be found repeat the one before.
@@ -127,9 +129,12 @@ def add_sparse(plus, minus, image, squares, numerator, denominator):
     """Add one image to the sums of the orientations that it may have.
 
     Args:
-        plus, minus: (shifts, orientations) from `posterior`. image: (shifts, points) complex64, CTF times shifted
-            values.
-        squares: (points,) CTF^2. numerator: (orientations, points) complex64. denominator: likewise, float32.
+        plus: (shifts, orientations) from `posterior`.
+        minus: likewise.
+        image: (shifts, points) complex64, CTF times shifted values.
+        squares: (points,) CTF^2.
+        numerator: (orientations, points) complex128, changed in place.
+        denominator: (orientations, points) float64, changed in place.
     """
     shifts, count = plus.shape
     for r in range(count):
@@ -150,8 +155,8 @@ def add_sparse(plus, minus, image, squares, numerator, denominator):
 @numba.njit(**_OPTIONS)
 @no_type_check
 def insert_slices(grid, axes, kx, ky, values, weights):
-    """Add slices (batch, points) and their weights to a grid of (real, imaginary, weight); slices without weight are
-    passed over. `axes` times the padding."""
+    """Add slices (batch, points) and their weights to a grid of (real, imaginary, weight); points without weight are
+    skipped. `axes` are those of `rotations.slice_axes`, times the padding."""
     for i in range(axes.shape[0]):
         for p in range(kx.shape[0]):
             w = weights[i, p]

@@ -1,8 +1,8 @@
 """The search of `poses.search` as torch operations, a chunk of images at once: for GPUs.
 
-Same scores, cutoff and choice of poses; numbers agree to what single precision leaves. All images of a chunk have their
-sums from one matrix product each, however few of their poses are likely: on a GPU that is cheaper than to sort them
-out. Nothing is fetched from the device before the last chunk.
+Same scores, cutoff and choice of poses; numbers agree to single precision. The sums of a chunk are matrix products over
+all its poses, however few of them are likely: on a GPU that is cheaper than to select them. Nothing is fetched from the
+device before the last chunk.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,15 @@ _BYTES, _BYTES_CPU = 1 << 30, 1 << 23  # of a chunk: enough to keep a GPU busy; 
 
 @dataclass(frozen=True)
 class _DeviceGrid:
-    """Slices and shifts on the device: twice the real and the imaginary parts of the slices, their power, the phases
-    of the shifts, and the rotation of each slice."""
+    """Slices and shifts on the device.
+
+    Attributes:
+        real: twice the real part of the slices.
+        imaginary: twice the imaginary part.
+        power: of the slices.
+        phases: of the shifts.
+        turns: rotation of each slice.
+    """
 
     real: Float[Tensor, "slices scored"]
     imaginary: Float[Tensor, "slices scored"]
@@ -59,10 +66,14 @@ def search(
     wanted: SearchRequest,
     device: str,
 ) -> SearchResult:
-    """Score images on a grid of poses; see `search.search` for arguments and result.
+    """Score images on a grid of poses; see `search.search`.
 
     Args:
-        images, slices, grid, radius, wanted: as there.
+        images: up to a radius at which the sums are wanted.
+        slices: of the reference, one a rotation of the grid.
+        grid: the poses that are tried.
+        radius: only points within it are scored.
+        wanted: the results to compute.
         device: "torch" for torch on the CPU, else a torch device.
 
     Raises:
@@ -106,8 +117,9 @@ def _scores(tried: _DeviceGrid, real: Tensor, imaginary: Tensor, squares: Tensor
     """Half the sum, and half the difference, of the scores at psi and at psi + 180 degrees.
 
     Args:
-        tried: what against.
-        real, imaginary: (images x shifts, points), CTF times shifted values.
+        tried: the grid.
+        real: (images x shifts, points), CTF times shifted values.
+        imaginary: likewise.
         squares: (images, points) CTF^2.
 
     Returns:
@@ -125,7 +137,7 @@ def _posterior(
 ) -> tuple[Tensor, Tensor, Float[Tensor, " images"]]:
     """Sum and difference of the weights at psi and at psi + 180 degrees, and the log of the sum of all likelihoods.
 
-    The arguments are used up: three arrays of this size are all that is held.
+    The arguments are overwritten, so that no more than three arrays of this size are held.
     """
     top = side.abs().add_(middle)
     best = top.amax((1, 2), keepdim=True)

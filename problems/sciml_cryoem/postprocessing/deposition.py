@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml.runs.files import to_json, write_atomic
-from sciml_cryoem.files.mrc import write_volume
+from sciml_cryoem.files.mrc import write_map
 from sciml_cryoem.maps.fsc_files import write_fsc_xml
 from sciml_cryoem.postprocessing.halves import HalfMaps
 from sciml_cryoem.postprocessing.postprocess import PostprocessResult
@@ -105,7 +105,7 @@ def write_deposition(folder: Path, halves: HalfMaps, result: PostprocessResult, 
     maps["mask.mrc"] = ("mask of the FSC", result.mask)
     roles = {}
     for name, (role, volume) in maps.items():
-        write_volume(folder / name, volume, pixel_size)
+        write_map(folder / name, volume, pixel_size)
         roles[name] = role
     title = f"FSC of the half maps, {'masked, corrected' if result.chosen == 'corrected' else 'unmasked'}"
     write_fsc_xml(folder / "fsc.xml", result.curve, halves.box, pixel_size, title)
@@ -126,7 +126,7 @@ def _manifest(halves: HalfMaps, result: PostprocessResult, contour: Contour) -> 
         "box": halves.box,
         "resolution_angstrom": result.final_resolution,
         "resolution_criterion": "FSC 0.143 of independent half maps",
-        "resolution_fsc": "masked, corrected by phase randomisation" if result.chosen == "corrected" else "unmasked",
+        "resolution_fsc": "masked, corrected by phase randomization" if result.chosen == "corrected" else "unmasked",
         "bfactor_angstrom2": result.filter.bfactor,
         "lowpass_angstrom": result.filter.resolution,
         "contour": contour,

@@ -1,4 +1,4 @@
-"""The two half maps of a refinement: found by their names, read, and looked over for what would falsify their FSC."""
+"""The two half maps of a refinement: found by their names, read, and checked for what would falsify their FSC."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import scipy.fft
 from jaxtyping import Float
 
 from sciml.errors import InputError
-from sciml_cryoem.files.mrc import Volume, read_volume
+from sciml_cryoem.files.mrc import Volume, read_map
 from sciml_cryoem.maps.fsc import shell_sums
 
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
@@ -96,7 +96,7 @@ def read_halves(paths: tuple[Path, Path], pixel_size: float | None = None) -> Ha
     Raises:
         InputError: a faulty file, maps that are no cubes of one size, different or unknown pixel sizes, equal maps.
     """
-    volumes = [read_volume(path) for path in paths]
+    volumes = [read_map(path) for path in paths]
     for path, volume in zip(paths, volumes, strict=True):
         if len({*volume.array.shape, *volumes[0].array.shape}) != 1:
             sizes = " x ".join(map(str, volume.array.shape[::-1]))
@@ -125,7 +125,7 @@ def _pixel_size(volumes: list[Volume], given: float | None) -> float:
 
 
 def doubts(halves: HalfMaps) -> list[str]:
-    """What about the half maps themselves makes their FSC doubtful, a sentence each; empty if nothing does."""
+    """Reasons to doubt the FSC of the half maps, a sentence each; empty if there are none."""
     found = []
     for path, volume in zip(halves.paths, (halves.first, halves.second), strict=True):
         empty = float((volume == 0).mean())

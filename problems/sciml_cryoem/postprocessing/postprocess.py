@@ -41,7 +41,7 @@ from sciml_cryoem.postprocessing.sharpening import (
 
 @dataclass(frozen=True)
 class PostprocessOptions:
-    """What decides the result.
+    """How half maps are postprocessed.
 
     Attributes:
         mask: "auto" (found in the map), "sphere" (radius 0.40 of the box), "none", or an array in 0 ... 1.
@@ -59,7 +59,7 @@ class PostprocessOptions:
 
 @dataclass(frozen=True)
 class PostprocessResult:
-    """The result.
+    """A postprocessed map, with the FSC and the plots behind it.
 
     Attributes:
         map: weighted, sharpened, low-passed mean of the half maps, not masked; float32.
@@ -110,7 +110,7 @@ def postprocess(
         first: a half map, unfiltered and unmasked.
         second: the other.
         pixel_size: Angstrom.
-        settings: see there.
+        options: mask, sharpening and filter.
 
     Raises:
         InputError: maps that are no cubes of one size or not finite, no molecule found for an automatic mask, a
@@ -185,7 +185,7 @@ def _mask(
 def _left_out(
     mask: Float[np.ndarray, "n n n"], average: Float[np.ndarray, "n n n"], finder: AutomaticMask, pixel_size: float
 ) -> list[str]:
-    """A warning if the mask cuts the molecule: a resolution of the best part is not that of the map."""
+    """A warning if the mask cuts the molecule: the resolution of its best part is not that of the map."""
     try:
         region = finder.region(average, pixel_size)
     except InputError:  # too noisy to tell

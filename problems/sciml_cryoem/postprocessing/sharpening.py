@@ -87,7 +87,7 @@ def guinier_plot(
     """The Guinier plot of a map and the line through it from 10 Angstrom to a resolution.
 
     Args:
-        spectrum: half spectrum of the map, unnormalised.
+        spectrum: half spectrum of the map, unnormalized.
         weights: factor of each shell, as from `fsc_weights`.
         pixel_size: Angstrom.
         until: Angstrom, the highest resolution of the fit.
@@ -129,7 +129,7 @@ def fit_line(x: Float[np.ndarray, " points"], y: Float[np.ndarray, " points"]) -
 
 @dataclass(frozen=True)
 class MapFilter:
-    """What is done to the mean of the half maps.
+    """The filter that is applied to the mean of the half maps.
 
     Attributes:
         weights: of each shell.

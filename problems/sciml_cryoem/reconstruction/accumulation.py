@@ -39,7 +39,7 @@ class ReconstructOptions:
 
 @dataclass(frozen=True)
 class HalfSetSums:
-    """What one pass over the images leaves.
+    """Sums over the images of both half sets, from which every map of the set follows.
 
     Attributes:
         box: in pixels.
@@ -76,12 +76,12 @@ def accumulate(
 ) -> HalfSetSums:
     """One pass over the images: insert every one into the sums of its half set.
 
-    The two half sets run in two threads where there are two cores; the result does not depend on it. Several processes
-    that share a run pass over a part of the images each, and all have the whole result.
+    On the CPU the two half sets run in two threads; the result does not depend on it. Where several processes share a
+    run, each passes over a part of the images, and all have the whole result.
 
     Args:
         particles: with poses.
-        options: how.
+        options: seed, symmetry and how images are read.
         watch: called with the number of images done after every batch.
 
     Raises:
@@ -122,12 +122,12 @@ def accumulate(
 
 
 def positive(precision: np.ndarray) -> np.ndarray:
-    """A prior precision without zeros: a voxel without data must divide by something."""
+    """A prior precision without zeros, so that a voxel without data does not divide by zero."""
     return np.maximum(precision, 1e-6 * precision.max() + 1e-30)
 
 
 def sums_memory(box: int) -> Memory:
-    """What the sums of the half sets take, and the solves and the uncertainty from them."""
+    """Memory of the sums of the half sets, and of the solves and the uncertainty from them."""
     padded = (2.0 * box) ** 3
     return [
         ("sums of the two halves (half grids, 12 bytes a voxel)", 2 * 6.0 * padded),

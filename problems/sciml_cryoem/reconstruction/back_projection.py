@@ -37,14 +37,18 @@ def box_weights(grid: Float[np.ndarray, "P P half 3"], size: int) -> Float[np.nd
 
 
 def apply_in_fourier(maps: Tensor, table: Tensor) -> Tensor:
-    """(2n)^3 F^-1 [table F V]: a convolution in the units of `back_project`.
+    """(2n)^3 D^-1 F^-1 [table F D^-1 V], D the correction of the gridding: the inverse of `precondition`.
+
+    The slices of a map are read from the transform of D^-1 V. A prior in the same terms adds to the weights voxel by
+    voxel, however steep it is; without D^-1 a steep one would leak into the neighboring shells.
 
     Args:
         maps: (maps, n, n, n).
         table: (maps, n, n, n // 2 + 1), in FFT order.
     """
-    side = maps.shape[-1]
-    return fourier.inverse_transform(fourier.transform(maps, 3) * table, side, 3) * float(2 * side) ** 3
+    side, line = maps.shape[-1], 1.0 / _roll_off(maps)
+    spectrum = fourier.transform(maps * line, 3) * table
+    return fourier.inverse_transform(spectrum, side, 3) * line * float(2 * side) ** 3
 
 
 def precondition(gradient: Tensor, table: Tensor) -> Tensor:
@@ -54,8 +58,11 @@ def precondition(gradient: Tensor, table: Tensor) -> Tensor:
         gradient: (maps, n, n, n), in the units of `back_project`.
         table: (maps, n, n, n // 2 + 1) weights plus prior precision, positive.
     """
-    side = gradient.shape[-1]
-    roll_off = 1.0 / correct_gridding(np.ones((side,) * 3, np.float32), 2)
-    line = gradient.new_tensor(roll_off)
+    side, line = gradient.shape[-1], _roll_off(gradient)
     spectrum = fourier.transform(gradient * line, 3) / table
     return fourier.inverse_transform(spectrum, side, 3) * line / float(2 * side) ** 3
+
+
+def _roll_off(like: Tensor) -> Tensor:
+    """The correction of the gridding at each voxel of a map, at most 1."""
+    return like.new_tensor(1.0 / correct_gridding(np.ones((like.shape[-1],) * 3, np.float32), 2))

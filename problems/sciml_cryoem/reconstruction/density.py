@@ -4,7 +4,7 @@
            + <V, T V> / (2 N n^2)
 
 over the whole Fourier disc of an n x n image; N images, T the prior precision 1 / tau^2 as an operator on voxels. The
-second term does not depend on the image, so the whole is a mean over items. Up to the interpolation, the minimiser is
+second term does not depend on the image, so the whole is a mean over items. Up to the interpolation, the minimizer is
 the direct solve of `reconstruction.py` with the same precision. The Hessian is nearly diagonal in Fourier space: (W +
 T) with W the gridded CTF^2 weight; its inverse is the preconditioner, without which plain gradient descent stalls at
 high resolution (the weights span decades).
@@ -199,7 +199,7 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         for start in range(0, images, step):
             part = batch.take(slice(start, start + step))
             transfer, residual = self._residual(model, part, spectrum)
-            # Summed in float64: a line search compares losses that differ by less than float32 resolves.
+            # Sum in float64: a line search compares losses that differ by less than float32 resolves.
             squares = torch.view_as_real(residual).square().sum((1, 2))
             total = total + squares.sum(dtype=torch.float64)
             slices = residual * transfer * (2.0 / (images * pixels))

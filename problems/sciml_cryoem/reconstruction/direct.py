@@ -1,4 +1,4 @@
-"""A map from particles with known poses: two independent half maps, their FSC, and a full map regularised by it.
+"""A map from particles with known poses: two independent half maps, their FSC, and a full map regularized by it.
 
     V = F^-1[ sum CTF F / sigma^2  /  (sum CTF^2 / sigma^2 + 1 / tau^2) ] * gridding correction
 
@@ -21,14 +21,14 @@ from sciml_cryoem.reconstruction.prior import PriorEstimate, estimate_prior
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A reconstruction and what is known about it.
+    """A reconstructed map with its half maps, FSC and sums.
 
     Attributes:
-        full: the regularised map of all particles, times the mask of `prior` if it has one.
+        full: the regularized map of all particles, times the mask of `prior` if it has one.
         half1: unfiltered, unmasked map of half set 1.
         half2: of half set 2.
         prior: the FSC of the half maps, and the prior and mask that follow from it.
-        half_sums: the sums, for whoever wants to solve again.
+        half_sums: the Fourier sums of both half sets, to solve again with another prior.
     """
 
     full: Float[np.ndarray, "n n n"]
@@ -55,6 +55,10 @@ class Reconstruction:
 
 def reconstruct(particles: Particles, options: ReconstructOptions | None = None) -> Reconstruction:
     """Reconstruct a particle set with known poses by the direct solve.
+
+    Args:
+        particles: with poses.
+        options: how.
 
     Raises:
         InputError: see `accumulate`.

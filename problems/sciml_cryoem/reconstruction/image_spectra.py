@@ -1,4 +1,4 @@
-"""Particle images as whitened Fourier values up to a resolution: what every search and refinement of poses works on.
+"""Particle images as whitened Fourier values up to a resolution, on which every search and refinement of poses works.
 
     y(k) = CTF(k) exp(+2 pi i k.o / n) V(A^T k) + noise,   E|noise|^2 = 1
 
@@ -44,7 +44,7 @@ class ImageSpectra:
 
     @property
     def arrays(self) -> tuple[Complex[np.ndarray, "n points"], Float[np.ndarray, "n points"]]:
-        """Values and transfer functions."""
+        """Values and transfer, as the compiled loops take them."""
         return self.values, self.transfer
 
     def up_to(self, radius: float) -> "ImageSpectra":
@@ -84,7 +84,7 @@ def whitened_values(
 
 
 def whitened(images: Float[np.ndarray, "batch n n"], disc: Disc, noise: NoiseModel, views: Views) -> ImageSpectra:
-    """`whitened_values` of a block of images, offsets not undone, with what they passed through."""
+    """`whitened_values` of a block of images, offsets not undone, with their transfer functions."""
     scale = noise.whitening[:, disc.shell].astype(np.float32)[views.groups]
     values = whitened_values(images, disc, noise, views.groups)
     return ImageSpectra(disc, values, ctf.evaluate(views.ctf, disc.kx, disc.ky) * scale)
@@ -99,12 +99,15 @@ def image_spectra(
     rows: Int[np.ndarray, " some"] | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> ImageSpectra:
-    """Read images once and keep their Fourier values within a radius (Fourier pixels); several processes that share a
-    run read a part each, and keep all.
+    """Read images once and keep their whitened Fourier values within a radius (Fourier pixels).
+
+    Where several processes share a run, each reads a part of the images and has all values in the end.
 
     Args:
-        particles: the set. views: CTF and noise group of each of them; offsets and axes are not used.
-        noise: of these groups. radius: at most half the box.
+        particles: the set.
+        views: CTF and noise group of each particle; offsets and axes are not used.
+        noise: of these groups.
+        radius: at most half the box.
         settings: how images are read.
         rows: which images; None for all.
         watch: called with the number of images done.

@@ -1,4 +1,4 @@
-"""Particle images as every engine reads them: settings, blocks of a bounded size, CTFs and poses, noise."""
+"""How every engine reads particle images: settings, blocks of a bounded size, CTFs and poses, noise."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,10 +54,11 @@ def views_of(particles: Particles, use_ctf: bool = True) -> Views:
 def batches(
     particles: Particles, settings: ImageSettings, rows: Int[np.ndarray, " some"] | None = None
 ) -> Iterator[tuple[slice, Float[np.ndarray, "batch n n"]]]:
-    """The images, a bounded number at a time, checked to be finite; the next are read while these are worked on.
+    """Read the images in blocks and check that they are finite; reads one block ahead of the caller.
 
     Args:
-        particles: the set. settings: how many megabytes at a time.
+        particles: the set.
+        settings: how many megabytes at a time.
         rows: which images, in this order; None: all, in the order of the file.
 
     Yields:
@@ -105,16 +106,16 @@ def measure_noise(particles: Particles, groups: Int[np.ndarray, " particles"], s
 
 
 def own_images(count: int) -> slice:
-    """Which of `count` images, in the order of the file, this process reads."""
+    """The share of `count` images, in the order of the file, that this process reads."""
     return distributed.share(count, _TOGETHER)
 
 
 def own_batches(
     particles: Particles, settings: ImageSettings, rows: Int[np.ndarray, " some"] | None = None
 ) -> Iterator[tuple[slice, Float[np.ndarray, "batch n n"]]]:
-    """`batches` of the images that are this process's, `own_images`, where several share a run.
+    """`batches` of this process's share of the images (`own_images`) where several processes share a run.
 
-    An unusable image is seen by one process only: loop over them in `distributed.together`.
+    Only one process sees an unusable image, so loop inside `distributed.together`.
     """
     if distributed.size() == 1:
         yield from batches(particles, settings, rows)

@@ -18,7 +18,7 @@ from sciml_cryoem.imaging.half_plane import HalfPlane
 
 @dataclass(frozen=True)
 class Views:
-    """What is known of each particle besides its pixels.
+    """Pose, CTF and noise group of each particle.
 
     Attributes:
         axes: (particles, 2, 3) float32, directions of kx and ky in the map (`rotations.slice_axes`).

@@ -1,4 +1,4 @@
-"""Noise power of the images, per shell and optics group, and what normalisation the images need: both from their
+"""Noise power of the images, per shell and optics group, and what normalization the images need: both from their
 backgrounds.
 
 The background is what lies outside a circle around the particle (by default the corners of the box). Its windowed power
@@ -98,15 +98,16 @@ def _shell_power(spectra: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """What the images' backgrounds say, and how images are prepared.
+    """Noise of the images, measured in their backgrounds, and how images are normalized.
 
     Attributes:
         background: where the noise was measured.
         power: (groups, shells) E|F|^2 of the noise at a Fourier point of a prepared image; positive.
         reference: (groups, shells) noise power to which every image is scaled; None when images are left as they are.
         spread: relative spread of the images' own scales, which decided it.
-        by_background: whether the scale of an image is measured in its background, or in all of it, more precisely.
-        note: in words, what was found wrong with the backgrounds; empty if nothing.
+        note: what was found wrong with the backgrounds, a sentence; empty if nothing.
+        by_background: whether the scale of an image is measured in its background. Else it is measured in the whole
+            image, which is more precise.
     """
 
     background: Background

@@ -1,4 +1,4 @@
-"""What the half maps say about the signal: their FSC, the prior precision 1 / tau^2 of each shell, and the mask."""
+"""Estimates from the half maps: their FSC, the prior precision 1 / tau^2 of each shell, and the mask."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ MAP_SPHERE = 0.42
 
 @dataclass(frozen=True)
 class PriorEstimate:
-    """What the half maps say about the signal, and where it is.
+    """Prior, FSC and mask of a map, estimated from its half maps.
 
     Attributes:
         precision: 1 / tau^2 in each shell, in the units of the weights.
@@ -30,7 +30,7 @@ class PriorEstimate:
         curves: FSC of the half maps, unmasked, masked and corrected.
         mask: for the full map; None for none.
         region: where the FSC that set the prior was measured: the mask, or the sphere of the prior.
-        note: in words, when the mask is not the one that was asked for; else empty.
+        note: why the mask is not the one that was asked for, a sentence; else empty.
     """
 
     precision: Float[np.ndarray, " shells"]
@@ -126,7 +126,7 @@ def _map_mask(
     pixel_size: float,
     options: ReconstructOptions,
 ) -> tuple[Float[np.ndarray, "n n n"] | None, str]:
-    """The mask that was asked for, and what must be said of it; a sphere where none can be found in the map."""
+    """The mask that was asked for, and a note about it; a sphere where no mask can be found in the map."""
     box = len(average)
     if not isinstance(options.mask, str):
         return np.asarray(options.mask, np.float32), ""
@@ -143,7 +143,7 @@ def _map_mask(
 
 
 def _prior_radius(half_sums: HalfSetSums, options: ReconstructOptions) -> float:
-    """Of the sphere in which the FSC of the prior is measured, voxels: around the particle if its diameter is known."""
+    """Radius in voxels of the sphere in which the FSC of the prior is measured, smaller if the diameter is known."""
     widest = PRIOR_SPHERE * half_sums.box
     if options.settings.diameter is None:
         return widest

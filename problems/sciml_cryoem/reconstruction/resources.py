@@ -1,4 +1,4 @@
-"""What an engine will take before it starts: memory by its parts, reading, and a rough time.
+"""Resources of an engine, known before it starts: memory by its parts, reading, and a rough time.
 
 Each engine states its own, beside the code that allocates: `images.block_bytes`, `image_spectra.spectra_bytes`,
 `accumulation.sums_memory`, `poses.search`, `poses.polish`, and from these `initial_model.resources` and
@@ -16,7 +16,7 @@ Memory = Sequence[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Resources:
-    """What an engine will take.
+    """Resources of an engine.
 
     Attributes:
         memory: at the peak, as it is expected.

@@ -29,7 +29,7 @@ DEFAULT_PHASES = (sciml.SGD(lr=0.2, momentum=0.0), sciml.LBFGS(history=10, toler
 
 @dataclass(frozen=True)
 class StochasticReconstruction:
-    """What `reconstruct_stochastic` found.
+    """A reconstruction by stochastic descent, with its three solves.
 
     Attributes:
         reconstruction: maps, prior and weights, as from the direct path.

@@ -180,6 +180,8 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
         before, had = model.images.poses.take(rows), known[rows].copy()
         model.images.poses.put(rows, Poses(**each))
         known[rows] = True
+        # Those that are searched once more because their pose is doubted jump more often than others.
+        asked = searched & had & (state.jumping | (searches[rows] == 0))
         searches[rows] += searched & (state.steps > 0)
         self._judge(model, rows)
         mean = {name: value.numpy() for name, value in evaluation.statistics.mean.items()}
@@ -187,7 +189,6 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
         data = evaluation.gradient.reshape(model.voxels.shape) - self._prior_gradient(model)
         curve, mask, precision = self._halves(model, data, weight, state.radius)
         resolution = float(self.images.extent / max(last_shell_before(curve, 0.143), 1))
-        old = searched & had
         poses = model.images.poses
         mine = poses.take(rows)
         turn = symmetric_distance(before.rotations[had], mine.rotations[had], self.images.group)
@@ -201,8 +202,8 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
             log_likelihood=float(mine.evidence.mean()), refocused=state.focusing, images=len(rows),
             next_radius=self._next_radius(state.radius, resolution), fsc=curve,
         )  # fmt: skip
-        few = JUMPS * old.sum()
-        jumping = bool(jumped.sum() > few + 2.0 * np.sqrt(few)) if old.any() else state.jumping
+        few = JUMPS * asked.sum()
+        jumping = bool(jumped[asked].sum() > few + 2.0 * np.sqrt(few)) if asked.any() else state.jumping
         model.store(
             replace(
                 state,

@@ -1,4 +1,4 @@
-"""What real particle sets have and ideal ones lack: coloured noise, several optics groups, junk, preferred views.
+"""Flaws of real particle sets: colored noise, several optics groups, junk, preferred views.
 
 Every choice about a particle is drawn from that particle's own random numbers (`Simulation`), so a larger set still
 begins with the smaller one.

@@ -8,7 +8,7 @@ import scipy.fft
 from jaxtyping import Float
 
 from sciml.errors import InputError
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.maps.masks import cosine_edge
 
 MODEL_SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
@@ -31,7 +31,7 @@ def read_density(path: str | Path, box: int, pixel_size: float, b_factor: float)
     path = Path(path)
     if any(suffix.lower() in MODEL_SUFFIXES for suffix in path.suffixes[-2:]):
         return _density_of_atoms(_read_model(path), path, (box, pixel_size), b_factor)
-    volume = read_volume(path)
+    volume = read_map(path)
     if volume.pixel_size is None:
         raise InputError(f"{path}, header field cella: the pixel size is not set; write it into the header.")
     return resample(volume.array, volume.pixel_size, box, pixel_size)

@@ -5,7 +5,7 @@
 The **signal-to-noise ratio** is the variance of the CTF-applied signal over the pixels of an image, averaged over
 orientations and defoci, over the variance of the noise, which is 1; the density is scaled to it, and `truth.mrc` is
 that scaled density. Particle i depends on (seed, i) alone, so a larger set begins with the smaller one, bit for bit.
-Coloured noise, optics groups of different noise, junk and preferred views are `Flaws`; by default there are none.
+Colored noise, optics groups of different noise, junk and preferred views are `Flaws`; by default there are none.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sciml.errors import InputError
-from sciml_cryoem.files.mrc import write_stack, write_volume
+from sciml_cryoem.files.mrc import write_map, write_stack
 from sciml_cryoem.files.star import write_star
 from sciml_cryoem.files.table import Table, make_table
 from sciml_cryoem.imaging import ctf, rotations
@@ -31,7 +31,7 @@ _PARTICLES_A_MICROGRAPH = 50
 
 @dataclass(frozen=True)
 class Simulation:
-    """What decides the images.
+    """Parameters of a simulated particle set.
 
     Attributes:
         number: particles.
@@ -45,7 +45,7 @@ class Simulation:
         voltage_kv: of the microscope.
         cs_mm: spherical aberration.
         amplitude_contrast: fraction.
-        flaws: coloured noise, optics groups, junk, preferred views.
+        flaws: colored noise, optics groups, junk, preferred views.
     """
 
     number: int
@@ -78,7 +78,7 @@ class Simulation:
             raise InputError(f"The lowest defocus {self.defocus[0]:g} is above the highest {self.defocus[1]:g}.")
 
     def _draw(self, stream: int, index: int) -> np.random.Generator:
-        """The random numbers of one particle in one stream, whatever was drawn before."""
+        """The random numbers of one particle in one stream; they do not depend on what was drawn before."""
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, index, stream]))
 
     def poses(self, indices: range, stream: int = _POSE) -> Float[np.ndarray, "batch 8"]:
@@ -227,7 +227,7 @@ def write_particles(
     shape = (simulation.number, simulation.box, simulation.box)
     mode = 12 if half_precision else 2
     return {
-        "truth": write_volume(folder / "truth.mrc", truth, simulation.pixel_size),
+        "truth": write_map(folder / "truth.mrc", truth, simulation.pixel_size),
         "stack": write_stack(
             folder / "particles.mrcs", images(simulation, truth, intruder), shape, simulation.pixel_size, mode
         ),

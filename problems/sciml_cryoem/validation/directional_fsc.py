@@ -26,7 +26,7 @@ from sciml_cryoem.validation.view_sampling import sphere_grid
 HALF_ANGLE_DEG = 20.0
 """Half angle of a cone."""
 
-_FEWEST = 3  # independent voxels of a shell in a cone, fewer say nothing by themselves
+_FEWEST = 3  # independent voxels of a shell in a cone: with fewer, the FSC of the whole shell is taken
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def diagnose(
         weights: of the views, not negative; 1 each if not given.
         group: point group of the map (`symmetry.point_group`); each view then counts in all its symmetric directions.
 
-    Of more than 100,000 directions as many are drawn, always the same.
+    Of more than 100,000 directions, a fixed random sample of 100,000 is used.
 
     Raises:
         InputError: no views, a direction of length 0 or not finite, or weights that are negative or all 0.

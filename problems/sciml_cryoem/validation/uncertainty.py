@@ -1,12 +1,12 @@
-"""How far the regularised map is from the density: the posterior standard deviation of each voxel.
+"""How far the regularized map is from the density: the posterior standard deviation of each voxel.
 
 With a prior of precision T = 1 / tau^2 the posterior precision of a Fourier voxel is W + T, the diagonal of A'WA + T.
 The variance has three parts, and the two half sets measure the first two:
 
 * noise, W / (W + T)^2: what another set of particles would change. The difference of the sums of the half sets, less
   the signal that it has where their weights differ, has the noise of their sum, with the pose errors and the
-  flexibility that no model knows. It is solved like the full map, and its local mean square, in a window of a few
-  resolution lengths, is what is used.
+  flexibility that no model knows. It is solved like the full map; its local mean square, in a window of a few
+  resolution lengths, is the variance.
 * missing signal: what the filter removed, the share T^2 / (W + T)^2 of the signal's power. That power is the cross
   power of the half maps in each shell, divided by what their solves leave of it. Not F / (1 - F) / <W>: the noise of a
   half map goes with the mean of 1 / W, so that this is too little where weights differ, by half with views within 40
@@ -34,7 +34,7 @@ from sciml_cryoem.reconstruction.prior import MAP_SPHERE, fsc_error, mean_if_pos
 
 _WINDOW = 2.0  # resolution lengths, the deviation of the window of local mean squares of noise
 _SIGNAL_WINDOW = 1.0
-_WHOLE = 0.999  # of a mask: from here on it takes nothing away
+_WHOLE = 0.999  # a mask of at least this value is taken to remove nothing
 _STEEPEST = 2.0  # logarithm of the fall of the density's mean square within a resolution length outside of a mask
 _SURE = 0.5  # FSC from which on the signal's power is taken shell by shell
 
@@ -58,7 +58,7 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class SolveSums:
-    """What the solves of full and half maps do to noise and signal, by shell 0 ... n // 2.
+    """Effect of the solves of full and half maps on noise and signal, by shell 0 ... n // 2.
 
     Attributes:
         noise: mean square that the weights predict for the noise of a voxel of the full map, each shell's part.

@@ -14,7 +14,7 @@ _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"
 @numba.njit(**_OPTIONS)
 @no_type_check
 def variance_sums(first, second, tables, pad):
-    """What the solves of full and half maps do to noise and signal, summed over the whole grid by shell; float64.
+    """Effect of the solves of full and half maps on noise and signal, summed over the whole grid by shell; float64.
 
     Args:
         first: (P, P, P/2 + 1, 3) float32, sums of half set 1, weights W1.

@@ -1,7 +1,7 @@
 """When a stochastic phase ends, what its steps are worth, and how its batch grows: exact cases."""
 
 # pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
-# pyright: reportOptionalIterable=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOptionalIterable=false, reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import json
 import math

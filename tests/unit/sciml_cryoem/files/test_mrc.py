@@ -8,7 +8,7 @@ import mrcfile
 import numpy as np
 import pytest
 from mrcfile.dtypes import HEADER_DTYPE
-from sciml_cryoem.files.mrc import MappedStack, read_volume, write_stack, write_volume
+from sciml_cryoem.files.mrc import MappedStack, read_map, write_map, write_stack
 from sciml_cryoem.files.mrc_header import read_header
 
 from sciml.errors import InputError
@@ -180,7 +180,7 @@ def _refusal(path: Path) -> str | None:
     try:
         header = read_header(path)
         assert MappedStack(header).read(np.arange(header.shape[0])).shape == header.shape
-        read_volume(path)
+        read_map(path)
     except InputError as error:
         return str(error)
     return None
@@ -215,7 +215,7 @@ def test_real_maps_and_stacks(shared: Path) -> None:
     assert read_header(data / "p64/p64.mrcs").pixel_size == pytest.approx(5.0)
     assert read_header(data / "io/maps/EMD-3197.map").pixel_size == pytest.approx(11.4)
     with pytest.raises(InputError, match="not a cube"):
-        read_volume(data / "io/maps/EMD-3001.map")
+        read_map(data / "io/maps/EMD-3001.map")
 
 
 def test_axes_are_brought_to_z_y_x(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_axes_are_brought_to_z_y_x(tmp_path: Path) -> None:
             file.header.mx, file.header.my, file.header.mz = 6, 5, 4
             file.header.cella = (12.0, 10.0, 8.0)
             file.header.mapc, file.header.mapr, file.header.maps = axes
-        np.testing.assert_array_equal(read_volume(path).array, values)
+        np.testing.assert_array_equal(read_map(path).array, values)
         judge = gemmi.read_ccp4_map(str(path), setup=True)
         np.testing.assert_array_equal(np.array(judge.grid).transpose(2, 1, 0), values)
 
@@ -241,17 +241,17 @@ def test_axes_are_brought_to_z_y_x(tmp_path: Path) -> None:
 def test_volume_that_is_not_finite_or_flat_is_refused(tmp_path: Path) -> None:
     values = np.zeros((4, 4, 4), dtype=np.float32)
     values[1, 2, 3] = np.nan
-    write_volume(tmp_path / "a.mrc", values, 2.0)
+    write_map(tmp_path / "a.mrc", values, 2.0)
     with pytest.raises(InputError, match=r"not finite \(section 1, row 2, column 3"):
-        read_volume(tmp_path / "a.mrc")
+        read_map(tmp_path / "a.mrc")
     _stack(tmp_path / "b.mrcs", shape=(1, 4, 4))
     with pytest.raises(InputError, match="no volume"):
-        read_volume(tmp_path / "b.mrcs")
+        read_map(tmp_path / "b.mrcs")
 
 
 def test_written_volume_says_what_relion_and_chimerax_expect(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((6, 6, 6)).astype(np.float32)
-    path = write_volume(tmp_path / "a.mrc", values, 3.5)
+    path = write_map(tmp_path / "a.mrc", values, 3.5)
     first = path.read_bytes()
     assert mrcfile.validate(path)
     with _open(path) as file:
@@ -265,7 +265,7 @@ def test_written_volume_says_what_relion_and_chimerax_expect(tmp_path: Path) -> 
             [header.dmin, header.dmax, header.dmean], [values.min(), values.max(), values.mean()], rtol=1e-4
         )
         np.testing.assert_array_equal(file.data, values)
-    assert write_volume(path, values, 3.5).read_bytes() == first
+    assert write_map(path, values, 3.5).read_bytes() == first
 
 
 @pytest.mark.parametrize("mode", [2, 12])

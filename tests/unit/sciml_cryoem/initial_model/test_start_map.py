@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import fourier
@@ -35,7 +35,7 @@ def particles(root: Path) -> Particles:
 
 @pytest.fixture(scope="module")
 def truth(root: Path) -> np.ndarray:
-    return read_volume(root / "data" / "particles" / "truth.mrc").array
+    return read_map(root / "data" / "particles" / "truth.mrc").array
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sciml_cryoem import commands
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.imaging.projection import Projector
 from sciml_cryoem.imaging.rotations import angular_distance, euler_angles, matrices
 from sciml_cryoem.maps.alignment import MIRROR, align, flip_hand, flip_hand_poses
@@ -113,7 +113,7 @@ def test_one_hand_only_when_told_so() -> None:
 
 
 def test_a_map_of_a_ribosome_in_noise_is_found_to_a_fraction_of_a_degree(shared: Path) -> None:
-    truth = read_volume(shared / "data" / "p64" / "truth64.mrc").array
+    truth = read_map(shared / "data" / "p64" / "truth64.mrc").array
     noise = gaussian_filter(np.random.default_rng(0).standard_normal(truth.shape), 1.0).astype(np.float32)
     turned = align(truth, truth, 5.0, hands=False)
     assert angular_distance(turned.rotation, np.eye(3)) < 0.1
@@ -150,8 +150,8 @@ def test_a_ball_fits_itself_in_any_rotation() -> None:
 
 
 def test_command_aligns_and_writes_the_aligned_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_volume(tmp_path / "a.mrc", balls(24), PIXEL)
-    write_volume(tmp_path / "b.mrc", balls(24, rotation(8) @ MIRROR, (1.0, -1.0, 0.5)), PIXEL)
+    write_map(tmp_path / "a.mrc", balls(24), PIXEL)
+    write_map(tmp_path / "b.mrc", balls(24, rotation(8) @ MIRROR, (1.0, -1.0, 0.5)), PIXEL)
     paths = [str(tmp_path / name) for name in ("a.mrc", "b.mrc")]
     assert commands.main(["fsc", *paths, "--json"]) == 0
     before = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -161,7 +161,7 @@ def test_command_aligns_and_writes_the_aligned_map(tmp_path: Path, capsys: pytes
     assert after["flipped"] is True and np.array(after["rotation"]).shape == (3, 3) and len(after["shift"]) == 3
     assert after["correlation"] > 0.99 > after["correlation_other_hand"]
     assert after["resolution_0143"] < before["resolution_0143"]
-    written = read_volume(tmp_path / "c.mrc")
+    written = read_map(tmp_path / "c.mrc")
     assert written.pixel_size == PIXEL and np.corrcoef(written.array.ravel(), balls(24).ravel())[0, 1] > 0.99
     assert commands.main(["fsc", *paths, "--align"]) == 0
     assert "its mirror image turned by" in capsys.readouterr().out

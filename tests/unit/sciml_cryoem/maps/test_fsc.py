@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.files.star import read_star
 from sciml_cryoem.maps.fsc import corrected_fsc, fsc, last_shell_before, resolution, shell_sums
 from sciml_cryoem.maps.fsc_files import write_fsc_star, write_fsc_xml
@@ -61,7 +61,7 @@ def test_shell_sums_count_the_whole_spectrum(box: int) -> None:
 
 
 def test_agrees_with_the_peer_program(peer: ModuleType, shared: Path) -> None:
-    truth = read_volume(shared / "data/p64/truth64.mrc").array
+    truth = read_map(shared / "data/p64/truth64.mrc").array
     noisy = truth + 0.2 * _noise(64, 3)
     theirs = peer.compare(truth.astype(float), noisy.astype(float), 5.0)
     mask = soft_sphere(64)

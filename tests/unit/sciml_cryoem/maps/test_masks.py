@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.maps.masks import AutomaticMask, cosine_edge, low_pass, soft_sphere
 
 from sciml.errors import InputError
@@ -68,7 +68,7 @@ def test_automatic_mask_keeps_domains_that_do_not_touch() -> None:
 
 
 def test_automatic_mask_of_a_ribosome(shared: Path) -> None:
-    truth = read_volume(shared / "data/p64/truth64.mrc").array
+    truth = read_map(shared / "data/p64/truth64.mrc").array
     noisy = truth + 0.05 * np.random.default_rng(0).standard_normal(truth.shape).astype(np.float32)
     mask = AutomaticMask(lowpass=25.0).find(noisy, 5.0)
     assert (truth**2 * mask).sum() > 0.97 * (truth**2).sum()

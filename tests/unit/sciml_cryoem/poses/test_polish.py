@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sciml_cryoem import read_particles
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.imaging import threads
 from sciml_cryoem.imaging.ctf import CTF, evaluate
 from sciml_cryoem.imaging.half_plane import Disc
@@ -312,7 +312,7 @@ def test_the_compiled_path_does_not_import_torch() -> None:
 def test_images_made_by_relion(shared: Path) -> None:
     """RELION's signs of rotation and offset; errors as large as the covariance says."""
     particles = read_particles(shared / "data" / "p64" / "p64.star")
-    truth = read_volume(shared / "data" / "p64" / "truth64.mrc").array.astype(np.float32)
+    truth = read_map(shared / "data" / "p64" / "truth64.mrc").array.astype(np.float32)
     views = views_of(particles)
     noise, some = measure_noise(particles, views.groups, ImageSettings()), np.arange(400)
     images = whitened(particles.images(some), Disc(64, 16.0), noise, views.take(some))

@@ -8,7 +8,7 @@ import mrcfile
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from sciml_cryoem.files.mrc import write_volume
+from sciml_cryoem.files.mrc import write_map
 from sciml_cryoem.maps.masks import low_pass, read_mask, soft_sphere
 from sciml_cryoem.postprocessing.deposition import VOLUME_PER_DALTON, suggest_contour, write_deposition
 from sciml_cryoem.postprocessing.halves import HALF_MAPS, doubts, find_halves, read_halves
@@ -26,7 +26,7 @@ def _noisy_ball(box: int, seed: int) -> np.ndarray:
 def _written(folder: Path, names: tuple[str, str] = HALF_MAPS, box: int = 40, pixel: float = 3.0) -> Path:
     folder.mkdir(exist_ok=True)
     for seed, name in enumerate(names):
-        write_volume(folder / name, _noisy_ball(box, seed), pixel)
+        write_map(folder / name, _noisy_ball(box, seed), pixel)
     return folder
 
 
@@ -116,18 +116,18 @@ def test_doubts(tmp_path: Path) -> None:
         folder = tmp_path / f"changed{number}"
         folder.mkdir()
         for seed, name in enumerate(HALF_MAPS):
-            write_volume(folder / name, change(_noisy_ball(40, seed)), 3.0)
+            write_map(folder / name, change(_noisy_ball(40, seed)), 3.0)
         found = doubts(read_halves(find_halves(folder)))
         assert len(found) == 2
         assert all(("masked", "low-pass filtered")[number] in text for text in found)
 
 
 def test_read_mask(tmp_path: Path) -> None:
-    path = write_volume(tmp_path / "m.mrc", soft_sphere(16, 5.0) * 1.0005 - 0.0002, 3.0)
+    path = write_map(tmp_path / "m.mrc", soft_sphere(16, 5.0) * 1.0005 - 0.0002, 3.0)
     mask = read_mask(path, 16)
     assert (mask.min(), mask.max()) == (0.0, 1.0)
     for values, message in ((2.0, "from 0 to 1"), (-0.5, "from 0 to 1"), (0.0, "empty")):
-        write_volume(path, np.full((16, 16, 16), values, np.float32), 3.0)
+        write_map(path, np.full((16, 16, 16), values, np.float32), 3.0)
         with pytest.raises(InputError, match=message):
             read_mask(path, 16)
     with pytest.raises(InputError, match="16 x 16 x 16 voxels for maps of 18"):

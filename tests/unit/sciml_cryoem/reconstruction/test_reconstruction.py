@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sciml_cryoem import ImageSettings, ReconstructOptions, read_particles, reconstruct
-from sciml_cryoem.files.mrc import read_volume, write_stack
+from sciml_cryoem.files.mrc import read_map, write_stack
 from sciml_cryoem.files.particle_set import Particles
+from sciml_cryoem.imaging.symmetry import point_group, symmetrize_map
 from sciml_cryoem.maps.fsc import fsc
 from sciml_cryoem.maps.masks import soft_sphere
 from sciml_cryoem.reconstruction import accumulation
 from sciml_cryoem.reconstruction.accumulation import accumulate
 from sciml_cryoem.reconstruction.prior import fsc_error, mean_if_positive, prior_precision, shrink_fsc
+from sciml_cryoem.reconstruction.stochastic import reconstruct_stochastic
 from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
 
 from sciml.errors import InputError
@@ -55,7 +57,7 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _truth(folder: Path) -> np.ndarray:
-    return read_volume(folder / "truth.mrc").array
+    return read_map(folder / "truth.mrc").array
 
 
 @pytest.mark.parametrize("box", [32, 33])
@@ -241,3 +243,16 @@ def test_prior_is_the_wiener_filter_of_the_full_map() -> None:
     weights, half = np.array([4.0, 2.0, 1.0]), np.array([0.9, 0.5, 0.1])
     precision = prior_precision(weights, half)
     assert weights / (weights + precision) == pytest.approx(2 * half / (1 + half))
+
+
+def test_a_symmetry_is_imposed(make_set: Callable[..., Path]) -> None:
+    """The map is the same under its operators, half maps agree further, and the stochastic solver refuses."""
+    particles, group = read_particles(make_set(32) / "particles.star"), point_group("C2")
+    plain, twofold = (reconstruct(particles, ReconstructOptions(symmetry=s, mask="none")) for s in ("C1", "C2"))
+    error = [np.linalg.norm(symmetrize_map(r.full, group) - r.full) / np.linalg.norm(r.full) for r in (plain, twofold)]
+    assert error[1] < 0.05 < 0.2 < error[0]
+    assert twofold.half_sums.shell_weights()[5] == pytest.approx(2 * plain.half_sums.shell_weights()[5], rel=0.02)
+    with pytest.raises(InputError, match="no symmetry"):
+        reconstruct_stochastic(particles, ReconstructOptions(symmetry="C2"))
+    with pytest.raises(InputError, match="point group"):
+        reconstruct(particles, ReconstructOptions(symmetry="Q7"))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sciml_cryoem import commands
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.particles import read_particles
 from sciml_cryoem.imaging import fourier
 from sciml_cryoem.simulation.flaws import Flaws
@@ -106,7 +106,7 @@ def test_refuses_what_makes_no_sense(flaws: dict[str, Any]) -> None:
 
 
 def test_command_makes_a_set_with_flaws(tmp_path: Path) -> None:
-    write_volume(tmp_path / "a.mrc", blobs(BOX), 4.0)
+    write_map(tmp_path / "a.mrc", blobs(BOX), 4.0)
     words = ["simulate", str(tmp_path / "a.mrc"), "--number", "120", "--box", str(BOX), "--shift", "4"]
     words += ["--noise", "1", "1.5", "--noise-color", "5", "--junk-model", str(tmp_path / "a.mrc")]
     with pytest.raises(InputError, match="--junk is 0"):
@@ -114,4 +114,4 @@ def test_command_makes_a_set_with_flaws(tmp_path: Path) -> None:
     assert commands.main([*words, "--junk", "0.5", "--preferred", "0.5", "--out", str(tmp_path / "set")]) == 0
     particles = read_particles(tmp_path / "set/particles.star")
     assert len(particles.optics) == 2
-    assert read_volume(tmp_path / "set/truth.mrc").array.shape == (BOX,) * 3
+    assert read_map(tmp_path / "set/truth.mrc").array.shape == (BOX,) * 3

@@ -11,7 +11,7 @@ import gemmi
 import numpy as np
 import pytest
 from sciml_cryoem import read_particles
-from sciml_cryoem.files.mrc import read_volume, write_volume
+from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.star import write_star
 from sciml_cryoem.imaging.rotations import matrices
 from sciml_cryoem.maps.fsc import fsc
@@ -130,7 +130,7 @@ def test_reading_back(truth: np.ndarray, tmp_path: Path, half_precision: bool) -
     np.testing.assert_array_equal(particles.origins, poses[:, 3:5])
     expected = np.concatenate(list(images(SIMULATION, truth)))
     np.testing.assert_allclose(particles.images(), expected, atol=0.003 if half_precision else 0)
-    np.testing.assert_array_equal(read_volume(outputs["truth"]).array, truth)
+    np.testing.assert_array_equal(read_map(outputs["truth"]).array, truth)
 
 
 @pytest.mark.relion
@@ -142,7 +142,7 @@ def test_relion_reconstructs_the_truth_from_it(truth: np.ndarray, tmp_path: Path
     write_particles(simulation, scaled, tmp_path)
     command = ["relion_reconstruct", "--i", "particles.star", "--o", "map.mrc", "--ctf", "--angpix", "4"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    volume = read_volume(tmp_path / "map.mrc").array
+    volume = read_map(tmp_path / "map.mrc").array
     assert fsc(volume, scaled)[:6].min() > 0.95
     for axis in range(3):  # a mirror through the origin n // 2 of an even box
         mirrored = np.roll(np.flip(scaled, axis), 1, axis)
@@ -152,7 +152,7 @@ def test_relion_reconstructs_the_truth_from_it(truth: np.ndarray, tmp_path: Path
 @pytest.mark.relion
 @pytest.mark.skipif(shutil.which("relion_project") is None, reason="RELION is not installed")
 def test_agrees_with_relion_project(truth: np.ndarray, tmp_path: Path) -> None:
-    write_volume(tmp_path / "truth.mrc", truth, PIXEL)
+    write_map(tmp_path / "truth.mrc", truth, PIXEL)
     write_star(tmp_path / "in.star", star_tables(SIMULATION, "none.mrcs"))
     command = ["relion_project", "--i", "truth.mrc", "--ang", "in.star", "--ctf", "--o", "out", "--angpix", "4"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
@@ -189,7 +189,7 @@ def test_resampling_is_exact_for_what_both_grids_hold() -> None:
 def test_maps_of_other_grids(shared: Path, tmp_path: Path) -> None:
     density = read_density(shared / "data/io/maps/EMD-3197.map", 24, 10.0, 0.0)
     assert density.shape == (24, 24, 24)
-    write_volume(tmp_path / "a.mrc", density, 0.0)
+    write_map(tmp_path / "a.mrc", density, 0.0)
     with pytest.raises(InputError, match="header field cella: the pixel size is not set"):
         read_density(tmp_path / "a.mrc", 24, 10.0, 0.0)
 
@@ -255,7 +255,7 @@ def test_bundled_data_come_from_the_recorded_command(root: Path) -> None:
     """The first images made again from the bundled model; another machine may round the last digit differently."""
     simulation = Simulation(number=32, box=64, pixel_size=3.5, snr=0.1)
     scaled = scale_to_snr(simulation, read_density(root / "data/model.cif", 64, 3.5, 100.0))
-    np.testing.assert_allclose(read_volume(root / "data/particles/truth.mrc").array, scaled, atol=1e-4)
+    np.testing.assert_allclose(read_map(root / "data/particles/truth.mrc").array, scaled, atol=1e-4)
     particles = read_particles(root / "data/particles/particles.star")
     assert particles.n == 600
     assert particles.warnings == ()

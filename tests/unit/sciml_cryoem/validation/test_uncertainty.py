@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sciml_cryoem import ReconstructOptions, read_particles, reconstruct
-from sciml_cryoem.files.mrc import read_volume
+from sciml_cryoem.files.mrc import read_map
 from sciml_cryoem.maps.masks import cosine_edge, soft_sphere
 from sciml_cryoem.simulation import simulate
 from sciml_cryoem.validation.uncertainty import _falling, local_mean_square, noise_draw, uncertainty
@@ -14,7 +14,7 @@ from sciml_cryoem.validation.uncertainty import _falling, local_mean_square, noi
 def _scores(star: Path, truth: Path) -> tuple[float, list[float]]:
     """Deviation of (map - truth) / std in the scoring sphere, and in its inner and outer part."""
     result = reconstruct(read_particles(star), ReconstructOptions(mask="sphere"))
-    density = read_volume(truth).array
+    density = read_map(truth).array
     box = len(density)
     line = np.arange(box) - box // 2
     radius = np.sqrt(line[:, None, None] ** 2 + line[:, None] ** 2 + line**2) / box
@@ -41,7 +41,7 @@ def test_calibration_inside_and_outside_an_automatic_mask(shared: Path) -> None:
     """Outside its mask the map is 0, and its error the density there; what the half maps share says how large."""
     folder = shared / "data" / "p64"
     result = reconstruct(read_particles(folder / "p64.star"), ReconstructOptions(mask="auto"))
-    density, mask = read_volume(folder / "truth64.mrc").array, result.prior.mask
+    density, mask = read_map(folder / "truth64.mrc").array, result.prior.mask
     assert mask is not None
     scores = (result.full - density) / uncertainty(result).std
     assert scores[mask > 0.5].std() == pytest.approx(1.0, abs=0.1)
@@ -99,7 +99,7 @@ def test_noise_draw_holds_no_signal(root: Path) -> None:
     folder = root / "data" / "particles"
     draw = noise_draw(reconstruct(read_particles(folder / "particles.star")))
     sphere = soft_sphere(64)
-    curve = fsc(draw * sphere, read_volume(folder / "truth.mrc").array * sphere)
+    curve = fsc(draw * sphere, read_map(folder / "truth.mrc").array * sphere)
     assert np.abs(curve[3:12]).max() < 0.35
     assert abs(curve[3:12].mean()) < 0.12
 
