@@ -185,7 +185,7 @@ def measured(star: Path, options: argparse.Namespace) -> list[Row]:
     problem = prepare(read_particles(star, needs=("ctf",)), search, draw).problem
     start, _ = race(problem, search, draw)
     recorder = record(problem, copy.deepcopy(start), 7, STATES)
-    rows = frozen_rows(problem, recorder, options.windows, options.reference, star.stem)
+    rows = frozen_rows(problem, recorder, options.windows, options.reference, star.stem) if options.windows else []
     return rows + reported_rows(problem, start, options.runs, star.stem)
 
 
@@ -194,7 +194,7 @@ def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("particles", type=Path, nargs="*")
-    parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--windows", type=int, default=40, help="at every frozen state; 0 for none of these rows")
     parser.add_argument("--reference", type=int, default=256, help="batches of the finer reference; at least 64")
     parser.add_argument("--runs", type=int, default=10)
     options = parser.parse_args()

@@ -73,9 +73,12 @@ class Problem(ABC, Generic[Model, Batch]):
 
     @property
     def population(self) -> int | None:
-        """Items that the micro-batches of a step are drawn from without replacement, which makes their noise smaller;
-        None where they are independent. `size`, unless a problem whose batches hold more chance than the choice of
-        items (a random grid that its items share) draws them independently."""
+        """Number of items that the micro-batches of a step are drawn from without replacement.
+
+        The noise of their mean is the smaller for it, which the noise statistic takes into account. None where the
+        micro-batches are independent draws. It is `size`, unless a problem says otherwise: one whose batches hold more
+        chance than the choice of items (a random grid that its items share) has to draw them independently.
+        """
         return self.size
 
     @abstractmethod

@@ -19,7 +19,7 @@ long: set[str] = set()
 
 SHARED_ENTRY = re.compile(r"^ {4}\w+(, \w+)+: |^ {4,8}\S.*\. [a-z_0-9]+(, [a-z_0-9]+)*: ")
 
-UNREAD = re.compile(r"problems/sciml_(rod|pdes)/|/initial_model/|/refinement/")
+UNREAD = re.compile(r"problems/sciml_(rod|pdes)/|/refinement/")
 """Folders whose docstrings may still share lines. Empty it, and never fill it again."""
 
 Edges = Mapping[str, set[str]]

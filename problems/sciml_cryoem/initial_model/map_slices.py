@@ -52,7 +52,8 @@ class MapSlices:
         self._plan, self._disc, self._group = plan, disc, group
         self._grids = {order: orientations.half_turn_grid(order) for order in (1, 2)}
         self.mask = sphere(plan, plan.side)
-        # The last result and what it is a function of: the parts of a batch that share a turn share it.
+        # The last results and what they are functions of: the parts of a batch share the map, and some the turn.
+        self._last_spectra: tuple[Tensor, np.ndarray] | None = None
         self._last: tuple[Tensor, TurnedGrid, tuple[np.ndarray, np.ndarray]] | None = None
 
     def orientations(self, where: TurnedGrid) -> Float[np.ndarray, "n 3 3"]:
@@ -62,9 +63,13 @@ class MapSlices:
 
     def spectra(self, model: MarginalDensity) -> Complex[np.ndarray, "classes P P half"]:
         """Padded transforms of the classes."""
-        volumes = model.voxels.detach().cpu().numpy() * self.mask
-        corrected = [correct_gridding(volume, 2) for volume in volumes]
-        return np.stack([fourier.transform_padded(volume, 2 * self._plan.side) for volume in corrected])
+        voxels = model.voxels.detach()
+        if self._last_spectra is not None and equal(self._last_spectra[0], voxels):
+            return self._last_spectra[1]
+        corrected = [correct_gridding(volume, 2) for volume in voxels.cpu().numpy() * self.mask]
+        padded = np.stack([fourier.transform_padded(volume, 2 * self._plan.side) for volume in corrected])
+        self._last_spectra = (voxels.clone(), padded.astype(np.complex64))
+        return self._last_spectra[1]
 
     def of(
         self, model: MarginalDensity, where: TurnedGrid
@@ -81,6 +86,6 @@ class MapSlices:
         points = disc.within(where.radius + self._plan.frontier)
         slices = np.empty((len(voxels), len(grid), points), np.complex64)
         for spectrum, out in zip(self.spectra(model), slices, strict=True):
-            kernels.gather(spectrum.astype(np.complex64), axes, disc.kx[:points], disc.ky[:points], out)
+            kernels.gather(spectrum, axes, disc.kx[:points], disc.ky[:points], out)
         self._last = (voxels.clone(), where, (axes, slices))
         return axes, slices

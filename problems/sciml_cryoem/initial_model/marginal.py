@@ -127,12 +127,12 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         """What one image gives each Fourier voxel if its view may be any, the same everywhere in a shell."""
         images = self.images.up_to(self.plan.stop + self.plan.frontier)
         views = orientations.half_turn_grid(1)
-        weights = np.tile(np.square(images.transfer).mean(0) / len(views), (len(views), 1))
+        weights = np.tile(np.square(images.transfer).mean(0, np.float64) / len(views), (len(views), 1))
         (grid,) = self.sums.empty(1)
         axes = slice_axes(views, 2)
-        self.sums.add(grid, axes, np.zeros(weights.shape, np.complex64), weights)
+        self.sums.add(grid, axes, np.zeros(weights.shape, np.complex128), weights)
         complete(grid)
-        return self.metric.spherical(self.metric.shell_mean(self.sums.weight(grid)))
+        return self.metric.spherical(self.metric.shell_mean(self.sums.weight(grid[..., 2])))
 
     @property
     def population(self) -> None:
@@ -171,16 +171,16 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         """`_search` of the images of a batch, those with the same turn together."""
         radius = float(model.radius)
         collected = self.images.up_to(radius + self.plan.frontier)
-        turns, which = torch.unique(batch.turns.flatten(1), dim=0, return_inverse=True)
+        turns, which = np.unique(batch.turns.reshape(-1, 9).numpy(), axis=0, return_inverse=True)
         for number, turn in enumerate(turns):
-            rows = batch.rows[which == number]
+            rows = batch.rows[torch.from_numpy(which.ravel() == number)]
             everyone = len(rows) == self.size and len(rows.unique()) == self.size
             images = collected if everyone else collected.take(rows.numpy())  # all of them need no copy
             # In the first steps from a blob, on small batches, differences grow several times a step, until those of
             # rounding decide how a map is turned, and its hand. Left to the compiled loops, a GPU and a CPU find the
             # same map.
             device = self.device if everyone or len(rows) >= LARGE else "cpu"
-            where = TurnedGrid(radius, turn.reshape(3, 3).numpy())
+            where = TurnedGrid(radius, turn.reshape(3, 3))
             found, axes, slices = self._search(model, where, images, gather, device)
             if everyone and np.array_equal(where.turn, self.turn):
                 self._whole_before = (self._state(model), replace(found, numerator=_NOTHING, denominator=_NOTHING.real))
@@ -193,8 +193,8 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
 
     @torch.no_grad()
     def gradient(self, model: MarginalDensity, batch: ParticleBatch) -> tuple[Mapping[str, Tensor], Tensor, Statistics]:
-        """Both terms of the loss, the gradient, and what `learn` remembers, per image: the weight of each Fourier
-        voxel, both parts of rho, and whether the likeliest offset is at the end of the range."""
+        """Both terms of the loss, the gradient, and what `learn` remembers, per image: the weight of each point of
+        the padded grid, both parts of rho, and whether the likeliest offset is at the end of the range."""
         images, grids = len(batch.rows), self.sums.empty(len(model.voxels))
         likelihood, outermost, ahead = 0.0, 0.0, np.zeros(2)
         for found, axes, slices in self._searches(model, batch, gather=True):
@@ -203,11 +203,11 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
             ahead += self._add(grids, model, found, axes, slices)
         distributed.add(*grids, ahead)
         complete_grids = [self.sums.completed(grid.astype(np.float32)) for grid in grids]
-        weight = np.stack([self.sums.weight(grid) for grid in complete_grids]) / images
+        weight = np.stack([grid[..., 2] for grid in complete_grids]) / np.float32(images)
         data = np.stack([self.sums.adjoint(grid) * self.slices.mask for grid in complete_grids]) * (2.0 / images)
         prior = self.metric.prior_gradient(model)
         seen = {
-            "weight": torch.from_numpy(weight.astype(np.float32)),
+            "weight": torch.from_numpy(weight),  # of the padded grid, which `learn` averages
             "frontier": torch.from_numpy(ahead / images),
             "outermost": torch.tensor(outermost / images, dtype=torch.float64),
         }
@@ -223,7 +223,9 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         for grid, numerator, denominator, of_class in zip(grids, numerators, denominators, slices, strict=True):
             likely = np.flatnonzero(denominator.any(1))  # most orientations are unlikely for all images
             numerator, denominator, chosen = numerator[likely], denominator[likely], of_class[likely]
-            self.sums.add(grid, axes[likely], denominator * chosen - numerator, denominator)
+            differences = denominator * chosen
+            differences -= numerator
+            self.sums.add(grid, axes[likely], differences, denominator)
             ahead += frontier_sums(numerator, denominator, chosen, scored)
         return ahead
 
@@ -243,7 +245,8 @@ class Marginal(sciml.Problem[MarginalDensity, ParticleBatch]):
         """Renew the running weight, the counts of offsets, and, when the map predicts the frontier, the scored
         radius."""
         mean, images = evaluation.statistics.mean, len(batch.rows)
-        self.metric.learn(model, mean["weight"], images)
+        weight = np.stack([self.sums.weight(of_class.numpy()) for of_class in mean["weight"]])
+        self.metric.learn(model, torch.from_numpy(weight), images)
         self.offsets.learn(model, mean["outermost"], images)
         learn_frontier(model, self.plan, mean["frontier"], images)
 

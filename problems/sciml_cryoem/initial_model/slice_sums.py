@@ -47,9 +47,9 @@ class SliceSums:
         # A mean, not a sum: the posterior of an image is one, however many views are the same.
         return symmetrize_sums(grid, self._group) / np.float32(len(self._group))
 
-    def weight(self, grid: Float[np.ndarray, "P P half 3"]) -> Float[np.ndarray, "m m half2"]:
-        """Weight of each Fourier voxel of the box, from a complete grid."""
-        return np.maximum(fourier.optimal_circulant(grid[..., 2], self._side), 0.0)
+    def weight(self, weights: Float[np.ndarray, "P P half"]) -> Float[np.ndarray, "m m half2"]:
+        """Weight of each Fourier voxel of the box, from the weights of a complete grid."""
+        return np.maximum(fourier.optimal_circulant(weights, self._side), 0.0)
 
     def adjoint(self, grid: Float[np.ndarray, "P P half 3"]) -> Float[np.ndarray, "m m m"]:
         """From a complete grid, which holds every slice point and its Friedel mate, to the voxels."""

@@ -36,6 +36,8 @@ class WeightMetric:
         radius = np.sqrt(fourier.squared_radii(side, 3))
         self._shell = np.minimum(np.rint(radius).astype(np.int64), side)
         self._count = np.maximum(np.bincount(self._shell.ravel(), minlength=side + 1), 1)
+        # The last table and what it is a function of: it is asked for several times a step.
+        self._last_prior: tuple[Tensor, int, Tensor] | None = None
         self._roll_off = torch.from_numpy(1.0 / correct_gridding(np.ones((side,) * 3, np.float32), 2))
 
     def shell_mean(self, weight: Float[np.ndarray, "m m half"]) -> Float[np.ndarray, " shells"]:
@@ -65,6 +67,10 @@ class WeightMetric:
 
     def prior_precision(self, model: MarginalDensity) -> Float[Tensor, "classes m m half"]:
         """Of each Fourier voxel, for one image."""
+        if self._last_prior is not None:
+            weight, collected, result = self._last_prior
+            if collected == self._collected(model) and torch.equal(weight, model.weight):
+                return result
         table = []
         for of_class in model.weight.cpu().numpy():
             mean = self.shell_mean(of_class)
@@ -72,7 +78,9 @@ class WeightMetric:
             # Beyond the collected shells only leakage of the mask is found: held at zero.
             prior[self._collected(model) :] = mean.max()
             table.append(self.spherical(prior))
-        return torch.from_numpy(np.stack(table)).to(model.weight)
+        result = torch.from_numpy(np.stack(table)).to(model.weight)
+        self._last_prior = (model.weight.clone(), self._collected(model), result)
+        return result
 
     def prior_gradient(self, model: MarginalDensity) -> Float[Tensor, "classes m m m"]:
         """T V, with T acting on the grid of the box."""

@@ -210,6 +210,32 @@ def test_micro_batches_of_a_finite_set_are_disjoint():
     assert torch.equal(rows.sort(0).values, problem.data[0].sort(0).values)
 
 
+class Independent(LeastSquares):
+    """Draws the halves of a batch independently of each other, each without replacement."""
+
+    population = None
+
+    def sample(self, size, generator):
+        if size is None:
+            return self.data
+        chosen = torch.cat([torch.randperm(self.size, generator=generator)[: size // 2] for _ in range(2)])
+        return self.data[0][chosen], self.data[1][chosen]
+
+
+@pytest.mark.parametrize(("kind", "together"), [(LeastSquares, 32), (Independent, 16)])
+def test_the_snr_of_a_finite_set_is_right_for_disjoint_and_for_independent_parts(kind, together):
+    """At rest, where that of a batch gradient is known: so many of the 64 items are drawn together without
+    replacement."""
+    problem, model = kind(size=64, noise=3.0), Weights()
+    phases = [sciml.SGD(lr=1e-12, steps=2000, batch=32, window=200), sciml.LBFGS(steps=1)]
+    record = sciml.solve(problem, model, phases, switch=2000).switch[0]
+    x, y = problem.data
+    each = -x * y[:, None]  # at zero
+    mean = each.mean(0)
+    noise = float((each - mean).square().sum()) / 63 / 32 * (1 - together / 64)
+    assert record["snr"] == pytest.approx(float(mean.square().sum()) / noise, rel=0.25)
+
+
 class Liar(LeastSquares):
     """The gradient over the whole set points uphill, so that no line search along it succeeds."""
 

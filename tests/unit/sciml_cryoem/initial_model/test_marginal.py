@@ -248,7 +248,8 @@ def test_running_weight_is_that_of_one_image(problem: Marginal, model: MarginalD
 def test_the_weight_of_a_shell_is_known_before_an_image_is_seen(problem: Marginal) -> None:
     """It does not depend on the poses; only how it is spread over the shell does."""
     model, fresh = (problem.blob(2, np.random.default_rng(0)) for _ in range(2))
-    seen = problem.gradient(model, problem.sample(None, _generator(0)))[2].mean["weight"].sum(0).numpy()
+    padded = problem.gradient(model, problem.sample(None, _generator(0)))[2].mean["weight"]
+    seen = problem.sums.weight(padded.sum(0).numpy())
     expected = fresh.weight.sum(0).numpy()
     inside = slice(1, int(PLAN.start + PLAN.frontier))
     ratio = problem.metric.shell_mean(seen)[inside] / problem.metric.shell_mean(expected)[inside]
@@ -290,7 +291,8 @@ def test_preconditioner_is_symmetric_positive_and_bounds_the_hessian(problem: Ma
     assert float(v @ apply(v)) > 0
     whole, fresh = problem.sample(None, _generator(6)), problem.density(model.voxels.detach().numpy())
     exact = copy.deepcopy(fresh)
-    exact.weight.copy_(_evaluate(problem, exact, whole).statistics.mean["weight"])
+    padded = _evaluate(problem, exact, whole).statistics.mean["weight"][0]
+    exact.weight.copy_(torch.from_numpy(problem.sums.weight(padded.numpy())))
     for case, low, high in ((exact, 0.8, 2.0), (fresh, 0.8, 4.0), (model, 0.8, 4.0)):
         hessian, apply = _frozen_hessian(problem, case, whole), problem.preconditioner(case)
         assert float(u.float() @ hessian(v.float())) == pytest.approx(float(hessian(u.float()) @ v.float()), rel=1e-3)
