@@ -309,7 +309,8 @@ def test_processes_that_fall_apart_are_told(tmp_path):
 
 LONG = """
 import os, signal, sys, time, torch, sciml
-from sciml import distributed, snapshots
+from sciml import distributed
+from sciml.loop import snapshots
 snapshots.SECONDS = 0.05
 class Fit(sciml.Problem):
     divides = True
