@@ -33,7 +33,7 @@ def moved(vector: Tensor, scale: float) -> Tensor:
 
 
 def _move_parameters(scale: float) -> None:
-    from sciml import solver
+    from sciml.loop import solver
     from sciml.optim import torch_optimizers
     from sciml.parameters import FlatParameters
 

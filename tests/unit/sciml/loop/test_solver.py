@@ -213,12 +213,12 @@ def test_micro_batches_of_a_finite_set_are_disjoint():
 class Independent(LeastSquares):
     """Draws the halves of a batch independently of each other, each without replacement."""
 
-    population = None
+    population = None  # type: ignore[assignment]
 
     def sample(self, size, generator):
         if size is None:
             return self.data
-        chosen = torch.cat([torch.randperm(self.size, generator=generator)[: size // 2] for _ in range(2)])
+        chosen = torch.cat([torch.randperm(self.size, generator=generator)[: size // 2] for _ in range(2)])  # type: ignore[arg-type]
         return self.data[0][chosen], self.data[1][chosen]
 
 
