@@ -50,6 +50,26 @@ def spread(grid, x, y, z, re, im, w):
             grid[zj, yj, x0 + 1, 2] += t * w
 
 
+@numba.njit(inline="always")
+@no_type_check
+def value_at(spectrum, x, y, z):
+    """Trilinear real and imaginary part of a half spectrum at a point with x >= 0."""
+    x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, spectrum.shape[0])
+    one = np.float32(1.0)
+    gx, gy, gz = one - fx, one - fy, one - fz
+    a, b = spectrum[z0, y0, x0], spectrum[z0, y0, x0 + 1]
+    c, d = spectrum[z0, y1, x0], spectrum[z0, y1, x0 + 1]
+    e, f = spectrum[z1, y0, x0], spectrum[z1, y0, x0 + 1]
+    g, h = spectrum[z1, y1, x0], spectrum[z1, y1, x0 + 1]
+    # Real and imaginary parts by themselves: a real factor would be made complex first.
+    lower = gy * (gx * a.real + fx * b.real) + fy * (gx * c.real + fx * d.real)
+    upper = gy * (gx * e.real + fx * f.real) + fy * (gx * g.real + fx * h.real)
+    real = gz * lower + fz * upper
+    lower = gy * (gx * a.imag + fx * b.imag) + fy * (gx * c.imag + fx * d.imag)
+    upper = gy * (gx * e.imag + fx * f.imag) + fy * (gx * g.imag + fx * h.imag)
+    return real, gz * lower + fz * upper
+
+
 @numba.njit(**_OPTIONS)
 @no_type_check
 def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
@@ -94,7 +114,6 @@ def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
 @no_type_check
 def gather(spectrum, axes, kx, ky, out):
     """Trilinear values of a half spectrum on central slices: out (batch, points) complex."""
-    size = spectrum.shape[0]
     one = axes.dtype.type(1.0)
     for i in range(axes.shape[0]):
         a00, a01, a02 = axes[i, 0, 0], axes[i, 0, 1], axes[i, 0, 2]
@@ -104,19 +123,8 @@ def gather(spectrum, axes, kx, ky, out):
             sign = one
             if x < 0:
                 x, y, z, sign = -x, -y, -z, -one
-            x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, size)
-            gx, gy, gz = one - fx, one - fy, one - fz
-            a, b = spectrum[z0, y0, x0], spectrum[z0, y0, x0 + 1]
-            c, d = spectrum[z0, y1, x0], spectrum[z0, y1, x0 + 1]
-            e, f = spectrum[z1, y0, x0], spectrum[z1, y0, x0 + 1]
-            g, h = spectrum[z1, y1, x0], spectrum[z1, y1, x0 + 1]
-            # Real and imaginary parts by themselves: a real factor would be made complex first.
-            lower = gy * (gx * a.real + fx * b.real) + fy * (gx * c.real + fx * d.real)
-            upper = gy * (gx * e.real + fx * f.real) + fy * (gx * g.real + fx * h.real)
-            real = gz * lower + fz * upper
-            lower = gy * (gx * a.imag + fx * b.imag) + fy * (gx * c.imag + fx * d.imag)
-            upper = gy * (gx * e.imag + fx * f.imag) + fy * (gx * g.imag + fx * h.imag)
-            out[i, p] = complex(real, sign * (gz * lower + fz * upper))
+            real, imaginary = value_at(spectrum, x, y, z)
+            out[i, p] = complex(real, sign * imaginary)
 
 
 @numba.njit(**_OPTIONS)

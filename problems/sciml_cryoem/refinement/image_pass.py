@@ -96,8 +96,6 @@ class ImagePass:
         self.wide = images.collected(radius)
         self.compared = min(radius, box / 2)
         self.near = Disc(box, self.compared)
-        places = (*self.wide.table_places, self.wide.shell.astype(np.int64))
-        self._points = (self.wide.kx.astype(np.float32), self.wide.ky.astype(np.float32), *places)
         self.spectra = [self._spectrum(volume) for volume in maps]
         self.references = [ReferenceSpectrum(self._spectrum(volume * state.mask), self.near) for volume in maps]
         self.power = [self._mean_power(reference) for reference in self.references]
@@ -226,11 +224,9 @@ class ImagePass:
         poses.covariance[:] = polished.covariance
         left, out = np.zeros(self.noise.power.shape), np.empty((len(rows), 3))
         kinds = self.images.views.groups[rows]
-        factors = np.stack([polished.scale, poses.weights], 1).astype(np.float32)
-        pass_kernels.judge(
-            self.references[half - 1].spectrum, slice_axes(polished.rotations, 2), self._points, spectra.arrays,
-            self.wide.phase_tables(polished.offsets), factors, self.power[half - 1], kinds, left, out,
-        )  # fmt: skip
+        posed = self._posed(spectra, polished, polished.scale, poses.weights)
+        shells, reference = self.wide.shell.astype(np.int64), self.references[half - 1]
+        pass_kernels.judge(reference.spectrum, posed, self.power[half - 1], shells, kinds, left, out)
         residuals.add(left, kinds, poses.weights)
         power, expected, mean = out.T
         poses.evidence[:], poses.expected[:] = power - 0.5 * polished.misfit, expected
@@ -249,9 +245,21 @@ class ImagePass:
     ) -> Float[np.ndarray, " n"]:
         """Add what the unmasked half map leaves of images to the sums; the misfit of each of them."""
         misfit = np.empty(len(poses.weights))
-        factors = np.stack([poses.scale, poses.weights], 1).astype(np.float32)
-        pass_kernels.insert_residuals(
-            grid, self.spectra[half - 1], slice_axes(found.rotations, 2), self._points[:4], spectra.arrays,
-            self.wide.phase_tables(found.offsets), factors, misfit,
-        )  # fmt: skip
+        posed = self._posed(spectra, found, poses.scale, poses.weights)
+        pass_kernels.insert_residuals(grid, self.spectra[half - 1], posed, misfit)
         return misfit * poses.weights
+
+    def _posed(
+        self, spectra: ImageSpectra, found: PolishResult, scale: np.ndarray, weight: np.ndarray
+    ) -> pass_kernels.PosedImages:
+        """Images at their poses, for the compiled loops."""
+        return pass_kernels.PosedImages(
+            slice_axes(found.rotations, 2),
+            self.wide.kx.astype(np.float32),
+            self.wide.ky.astype(np.float32),
+            *self.wide.table_places,
+            *spectra.arrays,
+            *self.wide.phase_tables(found.offsets),
+            scale.astype(np.float32),
+            weight.astype(np.float32),
+        )
