@@ -84,14 +84,14 @@ def draw_refinement(path: str | Path, iterations: Sequence[Iteration], extent: f
     """
     figure = _figure(6.4, 5.6)
     at = np.array([record.number + 1 for record in iterations])
-    top = figure.add_axes((0.12, 0.55, 0.85, 0.41))
+    top = figure.add_axes((0.17, 0.55, 0.8, 0.41))
     reached = [record.resolution for record in iterations]
     used = [extent / record.radius for record in iterations]
     top.plot(at, reached, "o-", color=_BLUE, markersize=4, label="reached: FSC 0.143 of the half maps")
     top.plot(at, used, "s--", color=_RED, markersize=4, label="images compared with the map up to here")
     top.invert_yaxis()
     top.set_ylabel("resolution (Å)")
-    bottom = figure.add_axes((0.12, 0.1, 0.85, 0.38))
+    bottom = figure.add_axes((0.17, 0.1, 0.8, 0.38))  # room for labels such as 2 x 10^-1
     turns = np.array([record.turn_deg for record in iterations])
     moves = np.array([record.move for record in iterations])
     # Poses of the first iteration have nothing to be compared with.

@@ -49,6 +49,9 @@ FEWEST = 1000
 """Images of a first batch at least."""
 EARLY = 4
 """The set is at least so many times the first batch, or the refinement begins with all images."""
+LEAST = 1e-2
+"""Signal over noise of a half map that a shell is taken to have at the start, at least: where the start map has none it
+is not known to be zero, and a steep prior would weigh what its sharp edge leaves there."""
 RAW = 1e-2
 """Prior precision of unfiltered half maps, as a share of the mean weight of the shell."""
 
@@ -94,7 +97,7 @@ class Refinement(sciml.Problem[HalfMaps, ImageBatch]):
         # Of the weight only the mean of each shell is known before an image has a pose.
         radial = np.append(start.weight, np.zeros((2, 1)), 1)[:, np.minimum(self._shells, shells)]
         signal = 0.5 * (self.first_batch or self.size) * start.weight * start.power
-        precision = np.stack([positive(w / np.maximum(x, 1e-6)) for w, x in zip(start.weight, signal, strict=True)])
+        precision = np.stack([positive(w / np.maximum(x, LEAST)) for w, x in zip(start.weight, signal, strict=True)])
         # Of the images of a batch half are in a half set; a padded grid has 8 voxels where the box has one.
         share = 0.5 / 8.0
         state = RefinementState(
