@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from sciml.findings import Finding
+
 
 class Result(Enum):
     """How a solve ended. A failure is a result, too; `solve(..., throw=True)` raises instead."""
@@ -32,6 +34,7 @@ class Solution:
         history: every metric record.
         switch: one record for each phase that ended, with phase, step, reason, snr, batch, set, details.
         values: the last answer of `Problem.evaluate`.
+        findings: what to know about the problem and the answer.
     """
 
     model: torch.nn.Module
@@ -42,6 +45,7 @@ class Solution:
     history: list[dict[str, Any]] = field(repr=False)
     switch: list[dict[str, Any]]
     values: dict[str, float]
+    findings: list[Finding] = field(default_factory=list)
 
     def summary(self, values: Mapping[str, float]) -> dict[str, Any]:
         """The object that every command that solves prints with `--json`.
@@ -58,6 +62,7 @@ class Solution:
             "evaluations": self.evaluations,
             "seconds": self.seconds,
             **others,
+            "findings": self.findings,
             "switch": self.switch,
         }
 

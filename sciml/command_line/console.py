@@ -10,6 +10,7 @@ from typing import Any
 
 from sciml import distributed
 from sciml.errors import InputError
+from sciml.findings import by_severity
 from sciml.runs.files import to_json
 from sciml.runs.run import Run
 
@@ -84,7 +85,8 @@ def conclude(run: Run, summary: Mapping[str, Any], *, json: bool) -> int:
 
     Args:
         run: the run; its figures are already written.
-        summary: what `--json` prints. Its `result`, if any, decides the exit code.
+        summary: what `--json` prints. Its `result`, if any, decides the exit code. Its `findings`, a list of `Finding`,
+            are printed on standard error, the worst first.
         json: whether to print one JSON object instead of a table of the single numbers.
 
     Returns:
@@ -99,6 +101,8 @@ def conclude(run: Run, summary: Mapping[str, Any], *, json: bool) -> int:
     result = summary.get("result")
     run.write_summary(summary)
     page = report.render([run.path], run.path / "report.html")
+    for finding in by_severity(summary.get("findings", [])):
+        say(str(finding))
     if json:
         print_json(summary)
     else:

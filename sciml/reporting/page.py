@@ -22,6 +22,8 @@ a { color: var(--accent); }
 .tile b { display: block; font-size: 1.25rem; font-weight: 600; overflow-wrap: break-word; }
 .tile span { color: var(--soft); font-size: .84rem; }
 .good b { color: #17683a; } .bad b { color: #a32015; }
+.finding.severe, .finding.warning { border-left: 4px solid #b7791f; padding: .2rem .7rem; background: #fdf8ec; }
+.finding.severe { border-color: #a32015; background: #fdf0ee; }
 ul.why { padding-left: 1.2rem; margin: .6rem 0; }
 figure { margin: 1rem 0; }
 figure img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: .4rem; }

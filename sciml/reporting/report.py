@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sciml.errors import InputError
+from sciml.findings import Finding, by_severity, worst
 from sciml.reporting.optimisation_figure import optimisation_figure
 from sciml.reporting.page import Markup, element, figure, fold, page, short, table
 from sciml.runs.files import read_json, write_atomic
@@ -127,17 +128,25 @@ def _headline(summary: dict[str, Any]) -> str:
     if not summary:
         return element("p", "This run is not finished: it has no summary yet.", kind="soft")
     tiles = ""
+    trusted = summary.get("result") == "CONVERGED" and worst(_read_findings(summary)) != "severe"
     for key in HEADLINE:
         if summary.get(key) is not None:
-            kind = "tile" if key != "result" else "tile good" if summary[key] == "CONVERGED" else "tile bad"
+            kind = "tile" if key != "result" else "tile good" if trusted else "tile bad"
             tiles += f'<div class="{kind}"><b>{escape(_state(summary[key]))}</b>{element("span", _label(key))}</div>'
     return f'<div class="tiles">{tiles}</div>'
 
 
+def _read_findings(summary: dict[str, Any]) -> list[Finding]:
+    entries = summary.get("findings")
+    return [Finding.from_record(entry) for entry in entries] if isinstance(entries, list) else []
+
+
 def _findings(summary: dict[str, Any]) -> str:
-    """The sentences that the command wrote for whoever reads only the top of the page."""
-    sentences = summary.get("findings") or []
-    return "".join(element("p", str(sentence)) for sentence in sentences)
+    """What a reader of only the top of the page should know, the worst first."""
+    return "".join(
+        element("p", str(finding), kind=f"finding {finding.severity}")
+        for finding in by_severity(_read_findings(summary))
+    )
 
 
 def _switch_sentences(summary: dict[str, Any], stages: dict[str, list[dict[str, Any]]]) -> str:
@@ -208,10 +217,11 @@ def _switch_table(stages: dict[str, list[dict[str, Any]]]) -> str:
 
 def _numbers(summary: dict[str, Any]) -> str:
     """All of the summary: single values in one table, lists of records in tables of their own."""
-    plain = [(_label(key), value) for key, value in summary.items() if not _is_table(value) and key != "findings"]
+    others = {key: value for key, value in summary.items() if key not in ("findings", "switch")}
+    plain = [(_label(key), value) for key, value in others.items() if not _is_table(value)]
     parts = fold("All numbers", table(plain)) if plain else ""
-    for key, value in summary.items():
-        if _is_table(value) and key != "switch":
+    for key, value in others.items():
+        if _is_table(value):
             parts += element("h3", _label(key)) + _records(value)
     return parts
 

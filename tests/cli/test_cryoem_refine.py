@@ -282,7 +282,7 @@ def test_defocus_of_particles(
     change = written.numbers("rlnDefocusU") - table.numbers("rlnDefocusU")
     assert summary["defocus"]["rms_change"] == pytest.approx(np.sqrt(np.mean(np.square(change))), rel=0.02)
     assert summary["defocus"]["median_deviation"] < 300.0
-    assert any("Defoci differ" in sentence for sentence in summary["findings"])
+    assert any("Defoci differ" in finding["what"] for finding in summary["findings"])
 
 
 def _replaced_by_noise(bundled: Path, folder: Path, count: int) -> np.ndarray:
@@ -310,7 +310,7 @@ def test_pure_noise_has_no_resolution_beyond_the_shared_reference(
     summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     shared = 64 * 3.5 / 10.0
     assert summary["resolution_0143"] >= shared
-    words = " ".join(summary["findings"])
+    words = " ".join(finding["what"] for finding in summary["findings"])
     assert f"nothing but the reference below {shared:.1f} Angstrom" in words
     assert "the images have added no resolution" in words
     assert "say next to nothing" in words

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sciml import distributed
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml_cryoem.commands.options import ImageOptions
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ def run(options: Options) -> int:
     views = _diagnose(found, options.symmetry)
     outputs = _write(run_folder.path, particles, found)
     _draw(run_folder, particles, found, views, emerging.moments())
-    findings = _findings(options, particles, found, views)
-    _say_all(findings)
     summary: dict[str, Any] = {
         "result": "CONVERGED" if found.settled else found.solution.result.name,
         "particles": len(particles),
@@ -92,7 +91,7 @@ def run(options: Options) -> int:
         "evaluations": found.solution.evaluations,
         "symmetry": options.symmetry,
         "hand": "flipped" if options.flip_hand else "as found",
-        "findings": findings,
+        "findings": [Finding(text, severity="note") for text in _findings(options, particles, found, views)],
         "race": found.race,
         "classes": _class_rows(found),
         "orientation": views.summary(),
@@ -304,10 +303,3 @@ def _findings(
     if not found.settled:
         sentences.append(f"It had not come to rest: {found.solution.switch[-1]['reason']}.")
     return sentences
-
-
-def _say_all(sentences: list[str]) -> None:
-    from sciml.command_line.console import say
-
-    for sentence in sentences:
-        say(f"abinitio: {sentence}")

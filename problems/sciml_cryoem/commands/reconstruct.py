@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sciml import distributed
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml_cryoem.commands.options import ImageOptions
 
 if TYPE_CHECKING:
@@ -67,12 +68,9 @@ def run(options: Options) -> int:
     spread = uncertainty(result)
     outputs = write_outputs(run_folder.path, particles, result, spread)
     _draw(run_folder, particles, result, spread)
-    findings = _findings(result)
-    for sentence in findings:
-        _say(sentence)
     summary = {
         **_summary(options, particles, result, spread),
-        "findings": findings,
+        "findings": _findings(result),
         "switch": [],
         **extra,
         "seconds": time.monotonic() - began,
@@ -82,19 +80,22 @@ def run(options: Options) -> int:
     return conclude(run_folder, summary, json=options.json)
 
 
-def _findings(result: "Reconstruction") -> list[str]:
-    """Warnings about the map, a sentence each."""
+def _findings(result: "Reconstruction") -> list[Finding]:
+    """Warnings about the map."""
     from sciml_cryoem.poses.contrast import advice
 
-    curves, sentences = result.curves, []
+    curves, findings = result.curves, []
     randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
     if curves.mask_is_tight and curves.resolution() < randomized_at:
-        sentences.append(
-            "the mask alone correlates the half maps by more than 0.1 at the stated resolution; use a softer one."
+        findings.append(
+            Finding(
+                "The mask alone correlates the half maps by more than 0.1 at the stated resolution.",
+                remedy="Use a softer mask.",
+            )
         )
     if note := advice(result.full):
-        sentences.append(note)
-    return sentences
+        findings.append(Finding(note))
+    return findings
 
 
 def _summary(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sciml import distributed
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml_cryoem.commands.options import ImageOptions
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ def run(options: Options) -> int:
     distributed.followers_leave()
     outputs = write(run_folder.path, maps)
     draw(run_folder, maps)
-    findings = _findings(options, maps)
-    for sentence in findings:
-        _say(sentence)
+    findings = [Finding(text, severity="note") for text in _findings(options, maps)]
     summary = {**_summary(maps), "findings": findings, **_records(maps), **_costs(began), "outputs": outputs}
     return conclude(run_folder, summary, json=options.json)
 

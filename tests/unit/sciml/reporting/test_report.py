@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml.reporting import report
 from sciml.reporting.optimisation_figure import optimisation_figure
 from sciml.reporting.page import short, table
@@ -171,9 +172,17 @@ def test_resolution_over_the_steps_is_drawn_where_it_is_known(watched_run: MakeR
     assert panel.get_lines()[0].get_ydata() == pytest.approx([record["values"]["resolution"] for record in found])
 
 
-def test_findings_stand_at_the_top(watched_run: MakeRun, tmp_path: Path) -> None:
+def test_findings_stand_at_the_top_the_worst_first(watched_run: MakeRun, tmp_path: Path) -> None:
     run = watched_run(finished=False)
-    run.write_summary({"result": "CONVERGED", "findings": ["Either hand is <possible>."], "loss": 1.0})
+    findings = [
+        Finding("Either hand is <possible>.", severity="note"),
+        Finding("Defocus of 1.5 Angstrom.", "rlnDefocusU", "severe", "It looks like micrometres."),
+    ]
+    run.write_summary({"result": "CONVERGED", "findings": findings, "loss": 1.0})
     text = report.render([run.path], tmp_path / "report.html").read_text()
     assert text.count("Either hand is &lt;possible&gt;.") == 1
-    assert text.index("Either hand") < text.index("<img")
+    severe = text.index("SEVERE: rlnDefocusU: Defocus of 1.5 Angstrom. It looks like micrometres.")
+    assert severe < text.index("Either hand") < text.index("<img")
+    assert 'class="tile bad"' in text
+    run.write_summary({"result": "CONVERGED", "findings": findings[:1], "loss": 1.0})
+    assert 'class="tile bad"' not in report.render([run.path], tmp_path / "report.html").read_text()
