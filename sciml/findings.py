@@ -6,6 +6,9 @@ from typing import Any, Literal, get_args
 Severity = Literal["note", "warning", "severe"]
 """note: good to know; warning: the answer may be worse than it looks; severe: do not trust the answer."""
 
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From the least to the worst."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -42,18 +45,15 @@ class Finding:
         if not isinstance(value, dict):
             return cls(str(value), severity="note")
         text = {name: str(value.get(name) or "") for name in ("what", "where", "remedy")}
-        known = get_args(Severity)
-        severity = value.get("severity") if value.get("severity") in known else "warning"
+        severity = next((known for known in SEVERITIES if known == value.get("severity")), "warning")
         return cls(text["what"], text["where"], severity, text["remedy"])
 
 
 def worst(findings: list[Finding]) -> Severity:
     """The highest severity among findings; "note" where there are none."""
-    order = get_args(Severity)
-    return max((finding.severity for finding in findings), key=order.index, default="note")
+    return max((finding.severity for finding in findings), key=SEVERITIES.index, default="note")
 
 
 def by_severity(findings: list[Finding]) -> list[Finding]:
     """The worst first; equals stay in their order."""
-    order = get_args(Severity)
-    return sorted(findings, key=lambda finding: -order.index(finding.severity))
+    return sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity))
