@@ -45,7 +45,7 @@ class Finding:
         if not isinstance(value, dict):
             return cls(str(value), severity="note")
         text = {name: str(value.get(name) or "") for name in ("what", "where", "remedy")}
-        severity = next((known for known in SEVERITIES if known == value.get("severity")), "warning")
+        severity: Severity = next((known for known in SEVERITIES if known == value.get("severity")), "warning")
         return cls(text["what"], text["where"], severity, text["remedy"])
 
 
