@@ -37,7 +37,7 @@ CROWDED = 0.3
 """Share of images in the outer quarter of the range of offsets from which that is widened: two thirds of what it would
 be if offsets were as frequent there as elsewhere."""
 FIRST = PolishOptions(gain=0.25)
-"""How poses from a search are polished: to a seventh of their standard deviation, because a later pass does it again."""
+"""How poses of a search are polished: to a seventh of their standard deviation, for a later pass does it again."""
 JUMP_DEG = 10.0
 """An image whose better pose lies further away than so many degrees has jumped."""
 
