@@ -10,7 +10,7 @@ from typing import Any
 from sciml.errors import InputError
 from sciml.findings import Finding, by_severity, worst
 from sciml.reporting.optimisation_figure import optimisation_figure
-from sciml.reporting.page import Markup, element, figure, fold, page, short, table
+from sciml.reporting.page import GENERATOR, Markup, element, figure, fold, page, short, table
 from sciml.runs.files import read_json, write_atomic
 from sciml.runs.manifest import inside
 from sciml.runs.run import Run
@@ -55,7 +55,7 @@ def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
         The path of the page.
 
     Raises:
-        InputError: a folder is missing or holds no run.
+        InputError: a folder is missing or holds no run, or the page exists and is not one of this program.
         OSError: the page cannot be written.
     """
     runs = [Run.open(path) for directory in run_dirs for path in _expand(Path(directory))]
@@ -72,6 +72,8 @@ def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):
             body += element("h2", name, id=f"run{number}") + _run(run)
     target = Path(out)
+    if target.exists() and GENERATOR.encode() not in target.read_bytes()[:500]:
+        raise InputError(f"{target} exists and is no report of this program. Move it away, or name another with --out.")
     target.parent.mkdir(parents=True, exist_ok=True)
     return write_atomic(target, page(title, body))
 
