@@ -15,7 +15,8 @@ Three groups of problems:
 
 * judged: eight problems, one of each kind, on which rules of this package have always been judged;
 * unseen: six problems on which no rule had been run when the thresholds of the default rule were frozen;
-* tuning: problems on which they were chosen, with other seeds. Run only when named.
+* tuning: problems on which they were chosen, with other seeds; among them six on which an earlier form of the rule was
+  judged. Run only when named.
 
 With --rivals also: the literal SNR rule, and Adam alone with a cosine schedule that ends at 1.25 times the oracle's
 cost (three seeds).

@@ -1,51 +1,18 @@
-"""The problems on which no threshold of the switch was chosen: a density without poses, counts, classes, a nonlinear
-PDE, a matrix of which few entries are known, and a deep network fitted to noisy values."""
+"""Six problems on which an earlier form of the switch was judged, and thresholds are chosen now: a density without
+poses, counts, classes, a nonlinear PDE, a matrix of which few entries are known, and a deep network fitted to noisy
+values."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 
-import numpy as np
 import torch
-from sciml_cryoem.imaging import ctf, kernels, orientations
-from sciml_cryoem.imaging.half_plane import Disc
-from sciml_cryoem.imaging.projection import Projector
-from sciml_cryoem.initial_model.map_slices import TurnedGrid
-from sciml_cryoem.initial_model.marginal import Marginal
-from sciml_cryoem.initial_model.marginal_density import MarginalDensity
-from sciml_cryoem.initial_model.search_plan import FRONTIER, SearchPlan
-from sciml_cryoem.reconstruction.image_spectra import ImageSpectra
 from torch import Tensor, nn
 
+from cases.particles import Particles, Sample
 from cases.switch import FINITE, Case, Weights, _bumps
+from cases.table import Rows, Table
 from sciml import LBFGS, SGD, Adam, Problem, SelfScaled
 from sciml.pde import MLP, Box, gradient
 from sciml.seeds import generator
-
-Rows = tuple[Tensor, Tensor]
-
-
-class Table(Problem[nn.Module, Rows]):
-    """A finite sum over rows and what belongs to each: the mean of `_each` over the rows.
-
-    A batch is drawn without replacement, without a permutation of all rows, which would take most of the time where
-    they are many.
-    """
-
-    size: int
-    rows: Tensor
-    values: Tensor
-
-    def sample(self, size: int | None, generator: torch.Generator) -> Rows:
-        """All rows, or some without replacement."""
-        if size is None or size >= len(self.rows):
-            return self.rows, self.values
-        if 4 * size > len(self.rows):
-            chosen = torch.randperm(len(self.rows), generator=generator)[:size]
-        else:
-            drawn = torch.randint(len(self.rows), (2 * size,), generator=generator).unique()
-            chosen = drawn[torch.randperm(len(drawn), generator=generator)[:size]]
-        return self.rows[chosen], self.values[chosen]
 
 
 class Counts(Table):
@@ -236,62 +203,10 @@ class Front(Problem[nn.Module, Tensor]):
             return {"relative_l2": float((self.field(model, self.grid) - truth).norm() / truth.norm())}
 
 
-BOX = 32
-PLAN = replace(SearchPlan.fit(BOX), start=5.0, stop=5.0, shift_range=1.0, shift_step=1.0)
-IMAGES, UNSEEN = 512, 100
-
-
-class Particles(Marginal):
-    """A density of twelve blobs from 512 images without poses, at a resolution of five Fourier pixels."""
-
-    def __init__(self, seed: int) -> None:
-        images = _images(seed)
-        super().__init__(images.take(np.arange(IMAGES)), PLAN)
-        self.judge = Marginal(images.take(np.arange(IMAGES, IMAGES + UNSEEN)), PLAN)
-        turn = orientations.random_turns(1, np.random.default_rng(seed))[0]
-        self.where = TurnedGrid(PLAN.stop, turn.astype(np.float32))
-        self.whole = self.signal(PLAN.stop)
-
-    def evaluate(self, model: MarginalDensity) -> Mapping[str, float]:
-        """What the log likelihood of images that are not used falls short of that of the right map at the right poses,
-        as a share of it."""
-        likelihood = self.judge.log_likelihood(model, np.arange(UNSEEN), self.where)
-        return {"missing": 1.0 - likelihood / self.whole}
-
-    def model(self, seed: int) -> MarginalDensity:
-        """A blob."""
-        return self.blob(1, np.random.default_rng(seed))
-
-
-def _images(seed: int) -> ImageSpectra:
-    """Whitened images at random poses, with CTF and offsets."""
-    draw, disc = np.random.default_rng([seed, 1]), Disc(BOX, PLAN.stop + FRONTIER)
-    line, volume, count = np.arange(BOX) - BOX // 2, np.zeros((BOX,) * 3), IMAGES + UNSEEN
-    for _ in range(12):
-        z, y, x = (np.exp(-np.square(line - c) / 3.0) for c in 0.12 * BOX * draw.normal(size=3))
-        volume += draw.uniform(0.5, 1.5) * z[:, None, None] * y[:, None] * x
-    defocus = draw.uniform(8e3, 2e4, count)
-    table = ctf.CTF(defocus, defocus, np.zeros(count), 3e5, 2.7e7, 0.1).coefficients(BOX, 5.0)
-    transfer = ctf.evaluate(table.astype(np.float32), disc.kx, disc.ky)
-    transfer[:, 0] *= math.sqrt(0.5)
-    values = math.sqrt(0.5) * (draw.normal(size=transfer.shape) + 1j * draw.normal(size=transfer.shape))
-    values[:, 0] = values[:, 0].real
-    slices = np.empty((count, len(disc)), np.complex64)
-    turns = orientations.random_turns(count, draw)
-    axes = np.ascontiguousarray(2.0 * turns[:, :2], np.float32)
-    kernels.gather(
-        Projector(BOX, 2).spectrum(volume.astype(np.float32)).astype(np.complex64), axes, disc.kx, disc.ky, slices
-    )
-    signal = transfer * slices
-    signal *= np.sqrt(80.0 / np.square(np.abs(signal[:, 1:])).sum(1).mean())
-    values += signal * disc.phases(draw.uniform(-0.7, 0.7, (count, 2))).conj()
-    return ImageSpectra(disc, values.astype(np.complex64), transfer.astype(np.float32))
-
-
-UNSEEN_CASES = (
+FORMERLY_UNSEEN = (
     Case(
-        "density without poses", Particles, lambda s: Particles(s).model(s), (SGD(lr=0.5), LBFGS(history=5)), "missing",
-        0.5, 60, (0, 8, 16, 24, 32, 48, 64, 96),
+        "density without poses", lambda s: Particles(s, Sample()), lambda s: Particles(s, Sample()).model(s),
+        (SGD(lr=0.5), LBFGS(history=5)), "missing", 0.5, 60, (0, 8, 16, 24, 32, 48, 64, 96),
     ),
     Case(
         "counts, 1e5 items", Counts, lambda _: Weights(30), (Adam(lr=0.1), LBFGS()), "excess", 1e-6, 200,
