@@ -192,6 +192,22 @@ def test_a_loss_that_stops_falling_later_ends_the_phase_then():
     assert decision.details["fall"] + decision.details["fall_error"] < 0.05
 
 
+def test_a_fall_that_scatter_hides_is_waited_for():
+    """Batch losses that scatter by a factor of 1.3: the fall must be low with its standard error added."""
+    draw, at = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        rule, scatter = AutoSwitch(), torch.exp(0.3 * torch.randn(3000, generator=draw)).tolist()
+        for step, factor in enumerate(scatter, 1):
+            rule.observe(CHEAP, factor)
+            if (decision := rule.decide(step, estimate(1.0))) is not None:
+                break
+        at.append(decision.details["spent"])
+        low = decision.details["fall"] + decision.details["fall_error"] < decision.details["dry"]
+        assert low or at[-1] >= rule.most
+    assert sum(spent > 2.1 for spent in at) >= 5  # some have to wait
+    assert sum(spent < 16 for spent in at) >= 10  # few for long
+
+
 def test_few_losses_say_nothing_about_their_fall():
     """Eight gradients of four steps: 32 losses are no rate."""
     step, decision = decided(AutoSwitch(enough=1.0, least=8, most=9), clean(), cost=1 / 4, fall=0.0)
