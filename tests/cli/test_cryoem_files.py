@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -149,7 +150,7 @@ def test_check_of_a_good_set(particle_files: Path, capsys: pytest.CaptureFixture
     words = ["cryoem", "check", str(particle_files / "particles.star"), "--json", "--out", str(tmp_path / "out")]
     assert main(words) == 0
     streams = capsys.readouterr()
-    assert json.loads(streams.out.splitlines()[-1]) == {"particles": 12, "faults": []}
+    assert json.loads(streams.out.splitlines()[-1]) == {"particles": 12, "faults": [], "findings": []}
     assert "12 particles, 0 fault(s)" in streams.err
     assert json.loads((tmp_path / "out/check.json").read_text())["faults"] == []
 
@@ -195,6 +196,9 @@ def test_fsc(tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: Path) -
 def test_fsc_of_maps_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = _map(tmp_path / "a.mrc", 0, 0.02)
     unknown = _map(tmp_path / "unknown.mrc", 0, 0.02, pixel=1.0)
+    with mrcfile.open(unknown, mode="r+") as file:  # as RELION writes it when it does not know the pixel
+        header: Any = file.header
+        header["label"] = b""
     for words, message in (
         ([first, _map(tmp_path / "b.mrc", 0, 0.02, box=20)], "24 x 24 x 24 and 20 x 20 x 20 voxels"),
         ([first, _map(tmp_path / "c.mrc", 0, 0.02, pixel=3.5)], "pixel sizes 3.0000 and 3.5000"),

@@ -50,7 +50,7 @@ def test_outputs(finished: Path) -> None:
     out, summary = finished, json.loads((finished / "summary.json").read_text())
     assert summary.keys() >= KEYS
     assert summary["result"] == "CONVERGED"
-    assert summary["warnings"] == []
+    assert summary["findings"] == []
     assert 5.6 <= summary["resolution_0143"] < summary["resolution_05"] < 10.0
     assert -400 < summary["bfactor"] < -50
     assert summary["bfactor"] == summary["bfactor_fitted"]

@@ -91,7 +91,7 @@ def run(options: Options) -> int:
         "evaluations": found.solution.evaluations,
         "symmetry": options.symmetry,
         "hand": "flipped" if options.flip_hand else "as found",
-        "findings": [Finding(text, severity="note") for text in _findings(options, particles, found, views)],
+        "findings": _findings(options, particles, found, views),
         "race": found.race,
         "classes": _class_rows(found),
         "orientation": views.summary(),
@@ -273,8 +273,8 @@ def _draw(
 
 def _findings(
     options: Options, particles: "Particles", found: "StartMap", views: "OrientationDiagnostics"
-) -> list[str]:
-    """Findings of the search, a sentence each."""
+) -> list[Finding]:
+    """What to know about images, search and map."""
     from sciml_cryoem.poses.contrast import advice
 
     count = len(found.maps)
@@ -297,9 +297,10 @@ def _findings(
     this = "this is the mirror image of what was found" if options.flip_hand else "this map may be the mirror image"
     flag = "--no-flip-hand" if options.flip_hand else "--flip-hand (the same words otherwise, another folder)"
     sentences.append(HAND.format(this=this, flag=flag))
-    if note := advice(found.maps[0]):
-        sentences.append(note)
     sentences.append(f"Orientations: {views.verdict()}.")
+    findings = [*found.findings, *(Finding(text, severity="note") for text in sentences)]
+    if note := advice(found.maps[0]):
+        findings.append(Finding(note))
     if not found.settled:
-        sentences.append(f"It had not come to rest: {found.solution.switch[-1]['reason']}.")
-    return sentences
+        findings.append(Finding(f"It had not come to rest: {found.solution.switch[-1]['reason']}."))
+    return findings

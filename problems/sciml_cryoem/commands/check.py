@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -19,8 +19,11 @@ class Options:
     """STAR file of particles (RELION 3.0 or 3.1)."""
     datadir: Path | None = None
     """Folder that the stack paths start from, if not the STAR file's, the working folder or the RELION project."""
-    mode0: Literal["signed", "unsigned"] = "signed"
-    """How the bytes of 8-bit stacks are read: signed (RELION) or unsigned (cryoSPARC, cryoDRGN)."""
+    mode0: Literal["auto", "signed", "unsigned"] = "auto"
+    """How the bytes of 8-bit stacks are read: signed (RELION) or unsigned (cryoSPARC, cryoDRGN); auto: as IMOD's flag
+    in the header says, else signed."""
+    class_number: Annotated[int | None, tyro.conf.arg(name="class")] = None
+    """Look only at the images of this class (rlnClassNumber)."""
     poses: bool = True
     """Demand angles; off for ab initio work."""
     ctf: bool = True
@@ -41,18 +44,23 @@ def run(options: Options) -> int:
     """Run `sciml cryoem check`."""
     from sciml.runs.files import to_json, write_atomic
     from sciml_cryoem.files.check import check_particles
-    from sciml_cryoem.files.particles import Need
+    from sciml_cryoem.files.particles import Need, Source
 
     wanted: dict[Need, bool] = {"poses": options.poses, "ctf": options.ctf, "halves": True}
     needs: list[Need] = [need for need, on in wanted.items() if on]
-    report = check_particles(options.particles, options.datadir, options.mode0, needs, options.pixels)
+    source = Source(options.particles, options.datadir, options.mode0, options.class_number)
+    report = check_particles(source, needs, options.pixels)
+    findings = [fault.finding() for fault in report.faults if not fault.fatal]
     for fault in report.faults:
-        say(f"{'FAULT' if fault.fatal else 'warning'}: {fault}")
-    warnings = len(report.faults) - report.fatal
-    say(f"{report.particles} particles, {report.fatal} fault(s), {warnings} warning(s).")
+        say(f"FAULT: {fault}" if fault.fatal else str(fault.finding()))
+    say(f"{report.particles} particles, {report.fatal} fault(s), {len(findings)} finding(s).")
     for folder in report.folders:
         say(f"Stacks in {folder}")
-    result = {"particles": report.particles, "faults": [vars(fault) for fault in report.faults]}
+    result = {
+        "particles": report.particles,
+        "faults": [fault.record() for fault in report.faults],
+        "findings": [finding.record() for finding in findings],
+    }
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         write_atomic(options.out / "check.json", to_json(result, indent=1) + "\n")

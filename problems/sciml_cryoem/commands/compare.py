@@ -8,10 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml_cryoem.files.mrc import Volume, read_map
+from sciml_cryoem.files.run_tables import pixel_size_beside
 from sciml_cryoem.maps.alignment import Alignment, align
 from sciml_cryoem.maps.fsc import GOLD_STANDARD, HALF_BIT, FSCCurves, corrected_fsc, fsc, resolution
 from sciml_cryoem.maps.fsc_files import write_fsc_star, write_fsc_xml
+from sciml_cryoem.maps.fsc_findings import stays_high
 from sciml_cryoem.maps.masks import soft_sphere
 
 
@@ -43,6 +46,12 @@ class Comparison:
         if self.alignment is not None:
             result |= self.alignment.summary
         return {**result, "box": self.box, "pixel_size": self.pixel_size}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What to know about the curve: that it never falls, so that its resolution is only Nyquist."""
+        finding = stays_high(self.curve, 2 * self.pixel_size)
+        return [finding] if finding else []
 
     def _resolutions(self, curve: np.ndarray) -> dict[str, Any]:
         return {
@@ -87,7 +96,8 @@ def compare_maps(
 
 
 def _pixel_size(volumes: list[Volume], given: float | None) -> float:
-    known = [volume.pixel_size for volume in volumes if volume.pixel_size is not None]
+    sizes = [volume.pixel_size or pixel_size_beside(volume.header.path) for volume in volumes]
+    known = [size for size in sizes if size is not None]
     if given is not None:
         if not 0 < given < 1e4:
             raise InputError(f"--pixel is {given:g}, not a pixel size in Angstrom.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from sciml.command_line.console import DONE, print_json
+from sciml.command_line.console import DONE, print_json, say
 from sciml.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def run(options: Options) -> int:
         write_comparison(comparison, options.out, f"{options.first.name} against {options.second.name}")
     if options.aligned and comparison.alignment:
         write_map(options.aligned, comparison.alignment.aligned, comparison.pixel_size)
-    result = comparison.summary
+    for finding in comparison.findings:
+        say(str(finding))
+    result = {**comparison.summary, "findings": [finding.record() for finding in comparison.findings]}
     if options.json:
         print_json(result)
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sciml_cryoem.files.particle_set import Particles
     from sciml_cryoem.initial_model.start_map import AbInitioOptions
+    from sciml_cryoem.reconstruction.accumulation import ReconstructOptions
     from sciml_cryoem.reconstruction.resources import Resources
     from sciml_cryoem.refinement.image_set import RefineOptions
 
@@ -103,6 +104,14 @@ def show_plan(plan: ResourcePlan, json: bool) -> None:
         print_json(plan.summary)
     else:
         print(plan.text())
+
+
+def plan_reconstruct(particles: "Particles", options: "ReconstructOptions", solver: str) -> ResourcePlan:
+    """Resources of `sciml cryoem reconstruct`."""
+    from sciml_cryoem.reconstruction.resources import direct_resources, stochastic_resources
+
+    resources = direct_resources if solver == "direct" else stochastic_resources
+    return ResourcePlan("reconstruct", _process(), resources(particles, options))
 
 
 def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> ResourcePlan:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -31,8 +31,11 @@ class ImageOptions:
     """Bring every image to one noise level; auto: when these differ by more than 10 percent."""
     datadir: Path | None = None
     """Folder that the stack paths start from, if not the STAR file's, the working folder or the RELION project."""
-    mode0: Literal["signed", "unsigned"] = "signed"
-    """How the bytes of 8-bit stacks are read: signed (RELION) or unsigned (cryoSPARC, cryoDRGN)."""
+    mode0: Literal["auto", "signed", "unsigned"] = "auto"
+    """How the bytes of 8-bit stacks are read: signed (RELION) or unsigned (cryoSPARC, cryoDRGN); auto: as IMOD's flag
+    in the header says, else signed."""
+    class_number: Annotated[int | None, tyro.conf.arg(name="class")] = None
+    """Read only the images of this class (rlnClassNumber)."""
     seed: int = 0
     """Of all that is drawn at random: half sets where the file has none, batches, grids, random phases."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -51,7 +54,8 @@ class ImageOptions:
         from sciml_cryoem.commands.parts import check_diameter
         from sciml_cryoem.files.particles import read_particles
 
-        particles = read_particles(self.particles, self.datadir, self.mode0, [*needs, *(["ctf"] if self.ctf else [])])
+        wanted: list[Need] = [*needs, *(["ctf"] if self.ctf else [])]
+        particles = read_particles(self.particles, self.datadir, self.mode0, wanted, self.class_number)
         check_diameter(self.diameter, particles)
         return replace(particles, inverted=self.invert_contrast)
 

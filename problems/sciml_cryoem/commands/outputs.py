@@ -73,7 +73,7 @@ def model_tables(particles: Particles, result: Reconstruction) -> list[Table]:
         "rlnAccuracyRotations": "0.000000",
         "rlnAccuracyTranslationsAngst": "0.000000",
         "rlnEstimatedResolution": f"{curves.resolution():.6f}",
-        "rlnOverallFourierCompleteness": f"{_completeness(result):.6f}",
+        "rlnOverallFourierCompleteness": f"{result.half_sums.coverage.completeness:.6f}",
     }
     tables = [
         make_table("model_general", {label: [value] for label, value in general.items()}, loop=False),
@@ -81,15 +81,6 @@ def model_tables(particles: Particles, result: Reconstruction) -> list[Table]:
         make_table("model_class_1", _shell_columns(result)),
     ]
     return tables + _noise_tables(particles, result.half_sums.noise)
-
-
-def _completeness(result: Reconstruction) -> float:
-    """Fraction of Fourier voxels within Nyquist that some image reached."""
-    from sciml_cryoem.imaging import fourier
-
-    weight = np.sum([part.grid[..., 2] for part in result.half_sums.sums], axis=0)
-    inside = fourier.squared_radii(len(weight), 3) < (len(weight) // 2) ** 2
-    return float((weight[inside] > 0).mean())
 
 
 def _shells(box: int, pixel_size: float) -> dict[str, list[str]]:

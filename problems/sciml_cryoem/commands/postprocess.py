@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from sciml.errors import InputError
+from sciml.findings import Finding
 
 if TYPE_CHECKING:
     from sciml.runs.run import Run
@@ -77,15 +78,14 @@ def run(options: Options) -> int:
     run_folder = Run.create(folder, **make) if earlier else None
     result = postprocess(halves.first, halves.second, halves.pixel_size, engine)
     contour = suggest_contour(result.map, result.mask, halves.pixel_size, options.mass)
-    warnings = [*doubts(halves), *result.warnings]
-    for text in [result.sharpening, *warnings]:
-        say(f"postprocess: {text}.")
+    findings = [*doubts(halves), *result.findings]
+    say(f"postprocess: {result.sharpening}.")
     run_folder = run_folder or Run.create(folder, **make)
     outputs = _write(run_folder.path, halves, result, options.mask)
     manifest = write_deposition(run_folder.path / "deposition", halves, result, contour)
     outputs["deposition"] = run_folder.path / "deposition"
     _draw(run_folder, halves, result, contour, options.bfactor == "masked")
-    summary = _summary(halves, result, contour, warnings)
+    summary = _summary(halves, result, contour, findings)
     bundle = [{key: entry[key] for key in ("file", "what", "bytes")} for entry in manifest["files"]]
     summary |= {"deposition": bundle, "seconds": time.monotonic() - began, "outputs": outputs}
     return conclude(run_folder, summary, json=options.json)
@@ -104,7 +104,7 @@ def _engine_options(options: Options, halves: "HalfMaps") -> "PostprocessOptions
 
 
 def _summary(
-    halves: "HalfMaps", result: "PostprocessResult", contour: "Contour", warnings: list[str]
+    halves: "HalfMaps", result: "PostprocessResult", contour: "Contour", findings: list[Finding]
 ) -> dict[str, Any]:
     curves, fits = result.curves, (result.guinier.fit, result.guinier_masked.fit)
     return {
@@ -131,7 +131,7 @@ def _summary(
         "contour_rms": contour.rms,
         "contour_volume": contour.volume,
         "contour_reason": contour.reason,
-        "warnings": [{"warning": text} for text in warnings],
+        "findings": findings,
     }
 
 

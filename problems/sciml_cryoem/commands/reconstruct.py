@@ -31,19 +31,21 @@ class Options(ImageOptions):
     """For final map and resolution: auto (found in the map), sphere (radius 0.42 of the box), none, or a map (MRC)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the direct solver on the CPU (memory-bound, no start-up), the stochastic one on a GPU."""
+    dry_run: bool = False
+    """Say what memory, reading and time it would take; compute and write nothing."""
 
 
 def run(options: Options) -> int:
     """Run the command.
 
     Returns:
-        0; 3 when the stochastic solver did not converge (the outputs are written).
+        0; 3 when the stochastic solver did not converge, or the images show one view only (the outputs are written).
 
     Raises:
         InputError: bad input; nothing was written.
         OSError: an output cannot be written.
     """
-    from sciml.command_line.console import conclude
+    from sciml.command_line.console import DONE, conclude
     from sciml.runs.run import Run
     from sciml_cryoem.commands.outputs import write_outputs
     from sciml_cryoem.commands.parts import image_progress, peak_rss_mb
@@ -53,6 +55,11 @@ def run(options: Options) -> int:
     began = time.monotonic()
     particles = options.read(("poses", "halves"))
     engine = _engine_options(options, particles)
+    if options.dry_run:
+        from sciml_cryoem.commands.memory_plan import plan_reconstruct, show_plan
+
+        show_plan(plan_reconstruct(particles, engine, options.solver), options.json)
+        return DONE
     # Compare with a run that the folder already holds; make a new folder only when there is something to write.
     earlier = (options.out / "experiment.json").exists() or options.out.is_file()
     make = {"command": ["cryoem", "reconstruct"], "options": options, "overwrite": options.overwrite}
@@ -81,28 +88,18 @@ def run(options: Options) -> int:
 
 
 def _findings(result: "Reconstruction") -> list[Finding]:
-    """Warnings about the map."""
+    """What to know about images and map."""
     from sciml_cryoem.poses.contrast import advice
 
-    curves, findings = result.curves, []
-    randomized_at = curves.box * curves.pixel_size / (curves.randomized_from + 2)
-    if curves.mask_is_tight and curves.resolution() < randomized_at:
-        findings.append(
-            Finding(
-                "The mask alone correlates the half maps by more than 0.1 at the stated resolution.",
-                remedy="Use a softer mask.",
-            )
-        )
-    if note := advice(result.full):
-        findings.append(Finding(note))
-    return findings
+    note = advice(result.full)
+    return [*result.findings, *([Finding(note)] if note else [])]
 
 
 def _summary(
     options: Options, particles: "Particles", result: "Reconstruction", spread: "Uncertainty"
 ) -> dict[str, Any]:
     return {
-        "result": "CONVERGED",
+        "result": result.result,
         "particles": len(particles),
         "box": particles.box,
         "pixel_size": particles.pixel_size,
@@ -150,8 +147,9 @@ def _solve(
     from sciml_cryoem.reconstruction.stochastic import agreement, reconstruct_stochastic
 
     found = reconstruct_stochastic(particles, engine, run_folder, half_sums=half_sums)
+    covered = found.reconstruction.half_sums.coverage.enough
     return found.reconstruction, {
-        "result": found.result.name,
+        "result": found.result.name if covered else found.reconstruction.result,
         "switch": found.switch,
         "evaluations": sum(solution.evaluations for solution in found.solutions.values()),
         "agreement_with_direct": agreement(found.reconstruction),

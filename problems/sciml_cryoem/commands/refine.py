@@ -83,8 +83,13 @@ def run(options: Options) -> int:
     distributed.followers_leave()
     outputs = write(run_folder.path, maps)
     draw(run_folder, maps)
-    findings = [Finding(text, severity="note") for text in _findings(options, maps)]
-    summary = {**_summary(maps), "findings": findings, **_records(maps), **_costs(began), "outputs": outputs}
+    summary = {
+        **_summary(maps),
+        "findings": _findings(options, maps),
+        **_records(maps),
+        **_costs(began),
+        "outputs": outputs,
+    }
     return conclude(run_folder, summary, json=options.json)
 
 
@@ -216,29 +221,42 @@ def _records(maps: "RefinedMaps") -> dict[str, Any]:
     return {"orientation": orientation, "pose_error": error, "iterations": rows, "switch": refined.solution.switch}
 
 
-def _findings(options: Options, maps: "RefinedMaps") -> list[str]:
-    """Findings of the refinement, a sentence each."""
+def _findings(options: Options, maps: "RefinedMaps") -> list[Finding]:
+    """What to know about images, refinement and maps."""
     import numpy as np
 
-    refined, curves = maps.refined, maps.reconstruction.prior.curves
-    particles = refined.particles
-    extent, last = particles.box * particles.pixel_size, refined.iterations[-1]
+    refined, last = maps.refined, maps.iterations[-1]
     state = "came to rest" if refined.converged else "had NOT come to rest when it had to end (--iterations)"
-    sentences = [
-        f"Half maps agree to {maps.resolution:.2f} Angstrom (FSC 0.143, corrected for the mask). They share "
-        f"nothing but the reference below {maps.shared:.1f} Angstrom and a mask of that resolution. The "
-        f"refinement {state} after {len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} "
-        f"degrees (median)."
+    findings = [
+        *maps.findings,
+        Finding(
+            f"Half maps agree to {maps.resolution:.2f} Angstrom (FSC 0.143, corrected for the mask). They share "
+            f"nothing but the reference below {maps.shared:.1f} Angstrom and a mask of that resolution. The "
+            f"refinement {state} after {len(refined.iterations)} iterations; poses then turned by {last.turn_deg:.2g} "
+            f"degrees (median).",
+            severity="note",
+        ),
     ]
     if maps.resolution >= maps.shared:
-        sentences.append("That is no further than what they share: the images have added no resolution.")
+        findings.append(Finding("That is no further than what they share: the images have added no resolution."))
     if refined.tells_nothing:
-        sentences.append(
-            f"The images say next to nothing about the map: half of its projections explain less than "
-            f"{np.median(refined.poses.expected):.1f} in log-likelihood, which the best of many poses explains of pure "
-            f"noise. Poses and junk cannot be told."
+        findings.append(
+            Finding(
+                f"The images say next to nothing about the map: half of its projections explain less than "
+                f"{np.median(refined.poses.expected):.1f} in log-likelihood, which the best of many poses explains of "
+                f"pure noise. Poses and junk cannot be told.",
+                severity="severe",
+            )
         )
-    sentences.append("The hand of the map is that of the reference; the images cannot tell it.")
+    if maps.junk_kept:
+        findings.append(Finding("Without junk a half set would be too small, so the maps hold it after all."))
+    return [*findings, *(Finding(text, severity="note") for text in _remarks(options, maps))]
+
+
+def _remarks(options: Options, maps: "RefinedMaps") -> list[str]:
+    """What else is good to know, a sentence each."""
+    particles = maps.particles
+    sentences = ["The hand of the map is that of the reference; the images cannot tell it."]
     junk = int(maps.junk.sum())
     share = f"{junk:,} of {len(particles):,} images ({junk / len(particles):.1%})"
     sentences.append(
@@ -247,10 +265,8 @@ def _findings(options: Options, maps: "RefinedMaps") -> list[str]:
         if junk
         else "No image looks like junk; all are in the maps."
     )
-    if maps.junk_kept:
-        sentences.append("Without them a half set would be too small, so the maps hold them after all.")
     if options.defocus:
-        changed = _defocus(refined)
+        changed = _defocus(maps.refined)
         sentences.append(
             "The resolution reached does not tell the defocus of a particle; it is that of the file."
             if changed is None
@@ -266,10 +282,6 @@ def _findings(options: Options, maps: "RefinedMaps") -> list[str]:
             f"{error['median_shift'] / particles.pixel_size:.2f} pixels (medians), after one rotation and shift of the "
             f"map{hand}, which were found from the two pose sets alone."
         )
-    if maps.reconstruction.prior.note:
-        sentences.append(f"No mask: {maps.reconstruction.prior.note}")
-    if curves.mask_is_tight and curves.resolution() < extent / (curves.randomized_from + 2):
-        sentences.append("The mask alone correlates the half maps by more than 0.1 there; use a softer one.")
     return sentences
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from sciml_cryoem.files.faults import Fault, FaultError, Faults
-from sciml_cryoem.files.mrc_header import Mode0
 from sciml_cryoem.files.particle_set import Particles, unusable
-from sciml_cryoem.files.particles import Need, load
+from sciml_cryoem.files.particles import Need, Source, load
 from sciml_cryoem.files.star import read_star
 
 _BATCH_BYTES = 2**25
@@ -22,7 +21,7 @@ class CheckReport:
 
     Attributes:
         particles: rows of the particle table; 0 if the file could not be read at all.
-        faults: fatal ones and warnings, in the order of discovery.
+        faults: fatal ones and findings, one of each kind, in the order of discovery.
         folders: where the stacks were found.
     """
 
@@ -36,26 +35,22 @@ class CheckReport:
         return sum(fault.fatal for fault in self.faults)
 
 
-def check_particles(
-    path: Path, datadir: Path | None, mode0: Mode0, needs: Collection[Need], pixels: bool = True
-) -> CheckReport:
+def check_particles(source: Source, needs: Collection[Need], pixels: bool = True) -> CheckReport:
     """Find every fault of a particle set.
 
     Args:
-        path: the STAR file.
-        datadir: a further folder in which stacks may lie.
-        mode0: how the bytes of 8-bit stacks are read.
+        source: the STAR file, and how its images are read.
         needs: what the set is wanted for; see `read_particles`.
         pixels: read every image, too.
     """
     faults = Faults()
-    particles = load(path, datadir, mode0, needs, faults)
+    particles = load(source, needs, faults)
     if particles is None:
-        return CheckReport(_rows(path), tuple(faults.found))
+        return CheckReport(_rows(source.path), tuple(faults.grouped))
     if pixels:
         _check_pixels(particles, faults)
     folders = dict.fromkeys(header.path.absolute().parent for header in particles.stacks)
-    return CheckReport(particles.n, tuple(faults.found), tuple(folders))
+    return CheckReport(particles.n, tuple(faults.grouped), tuple(folders))
 
 
 def _rows(path: Path) -> int:
@@ -87,11 +82,10 @@ def _check_pixels(particles: Particles, faults: Faults) -> None:
         extreme = np.maximum(images.max(axis=(1, 2)) - center, center - images.min(axis=(1, 2)))
         hot += rows[~bad & (extreme > _HOT * np.maximum(deviation, 1e-30))].tolist()
         odd += rows[~bad & ((np.abs(mean) > 0.5 * deviation) | (deviation < 0.5) | (deviation > 2.0))].tolist()
-    _warn(particles, hot, f"pixels more than {_HOT:g} deviations off the median", "Look for X-rays or dust.", faults)
-    _warn(particles, odd, "background not of mean 0 and deviation 1", "Normalize them in Extract, or go on.", faults)
-
-
-def _warn(particles: Particles, rows: list[int], what: str, remedy: str, faults: Faults) -> None:
-    if rows:
-        place = particles.table.place(rows[0])
-        faults.warning(particles.path, place, f"{len(rows)} image(s) with {what}, this the first.", remedy)
+    for add, rows, what, remedy in (
+        (faults.warning, hot, f"pixels more than {_HOT:g} deviations off the median", "Look for X-rays or dust."),
+        (faults.note, odd, "background not of mean 0 and deviation 1", "Normalize them in Extract, or go on."),
+    ):
+        if rows:
+            place = particles.table.place(rows[0])
+            add(particles.path, place, f"{len(rows)} image(s) with {what}, this the first.", remedy)

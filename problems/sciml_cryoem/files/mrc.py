@@ -5,9 +5,12 @@ reconstruction must stop (truncated data, wrong sizes, modes that hold no image)
 memory before it checks.
 """
 
+import bz2
+import gzip
 import mmap
+import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +20,10 @@ from jaxtyping import Float, Int
 
 from sciml.runs.files import atomic_path
 from sciml_cryoem.files.faults import Fault, FaultError
-from sciml_cryoem.files.mrc_header import Header, Mode0, read_header
+from sciml_cryoem.files.foreign import COMPRESSED
+from sciml_cryoem.files.mrc_header import HEADER_BYTES, OWN_LABEL, Header, Mode0, parse_header, read_header
 
-LABEL = b"sciml"
+_ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,17 @@ class MappedStack:
             self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
 
-def read_map(path: str | Path, mode0: Mode0 = "signed") -> Volume:
-    """Read a 3D map with axes z, y, x, whatever order the file has.
+def read_map(path: str | Path, mode0: Mode0 = "auto") -> Volume:
+    """Read a 3D map with axes z, y, x, whatever order the file has. It may be compressed by gzip or bzip2.
 
     Raises:
         InputError: a faulty header (see `read_header`), one section only, a voxel that is not a cube, a value that is
             not finite.
     """
-    header = read_header(path, mode0)
+    header, array = _decompressed(Path(path), mode0) or _mapped(path, mode0)
     if min(header.shape) < 2:
         fault = f"{header.shape[2]} x {header.shape[1]} x {header.shape[0]} values are no volume."
         raise _fault(header.path, "header fields nx, ny, nz", fault, "Name a 3D map.")
-    array = MappedStack(header).read(np.arange(header.shape[0]))
     if not np.isfinite(array).all():
         section, row, column = np.argwhere(~np.isfinite(array))[0]
         fault = f"a value is not finite (section {section}, row {row}, column {column}, from 0)."
@@ -101,6 +104,44 @@ def read_map(path: str | Path, mode0: Mode0 = "signed") -> Volume:
         fault = f"the voxel is {' x '.join(f'{size:.4g}' for size in sizes)} Angstrom, not a cube."
         raise _fault(header.path, "header field cella", fault, "Resample the map, or correct its header.")
     return Volume(array, header.pixel_size, header)
+
+
+def _mapped(path: str | Path, mode0: Mode0) -> tuple[Header, Float[np.ndarray, "nz ny nx"]]:
+    header = read_header(path, mode0)
+    return header, MappedStack(header).read(np.arange(header.shape[0]))
+
+
+def _decompressed(path: Path, mode0: Mode0) -> tuple[Header, Float[np.ndarray, "nz ny nx"]] | None:
+    """Header and values of a map compressed by gzip or bzip2, of which no more is unpacked than its header asks for.
+
+    Returns:
+        None when the file is not compressed, or is not there.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if not start.startswith(COMPRESSED) or not path.is_file():
+            return None
+        with (gzip.open if start.startswith(COMPRESSED[0]) else bz2.open)(path, "rb") as file:
+            raw = file.read(HEADER_BYTES)
+            if len(raw) < HEADER_BYTES:
+                fault = f"unpacks to {len(raw)} bytes, shorter than the {HEADER_BYTES} bytes of an MRC header."
+                raise _fault(path, "header", fault, "Copy or write the file again.")
+            # A size that no file has: the header alone must tell what follows, the end of the data is looked at below.
+            header = parse_header(path, raw, _ENDLESS, mode0)
+            file.read(header.offset - HEADER_BYTES)
+            wanted = header.dtype.itemsize * header.shape[0] * header.shape[1] * header.shape[2]
+            data = file.read(wanted)
+    except (EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:
+            return None  # said by `read_header`
+        raise _fault(path, "", "the compressed data are damaged.", "Copy or write the file again.") from None
+    if len(data) < wanted:
+        fault = f"truncated: the header asks for {wanted} bytes of data, {len(data)} are there."
+        raise _fault(path, "header fields nx, ny, nz", fault, "Copy or write the file again.")
+    values = np.frombuffer(data, header.dtype).reshape(header.shape)
+    notes = tuple(note for note in header.notes if "after the data" not in note)
+    return replace(header, notes=notes), values.astype(np.float32)
 
 
 def _fault(path: Path, place: str, fault: str, remedy: str) -> FaultError:
@@ -171,5 +212,5 @@ def _finish(file: Any, pixel_size: float) -> None:
     header.dmin, header.dmax, header.dmean = data.min(), data.max(), mean
     header.rms = np.sqrt(max(sums[1] / data.size - mean**2, 0.0))
     header["label"] = b""
-    header["label"][0] = LABEL
+    header["label"][0] = OWN_LABEL
     header.nlabl = 1

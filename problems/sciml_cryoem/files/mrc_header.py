@@ -10,9 +10,12 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
 from sciml_cryoem.files.faults import Fault, FaultError
+from sciml_cryoem.files.foreign import COMPRESSED, identify, missing
 
 HEADER_BYTES = 1024
-Mode0 = Literal["signed", "unsigned"]
+Mode0 = Literal["auto", "signed", "unsigned"]
+"""How the bytes of mode 0 are read. auto: as IMOD's flag in the header says; without one signed, as RELION and MRC2014
+have it."""
 
 _TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _HINTS = {
@@ -21,6 +24,10 @@ _HINTS = {
     101: "Mode 101 (4-bit) is packed: convert it first, for example with IMOD's `newstack -mode 1`.",
 }
 DAMAGED = "The header is damaged or the file is of another kind: write it again."
+OWN_LABEL = b"sciml"
+"""The first label of the maps that this package writes."""
+
+_IMOD_STAMP, _IMOD_BYTES = 1146047817, slice(40, 48)  # imodStamp and imodFlags: bytes 152 to 159, in `extra2`
 _READABLE = "readable are 0 (int8), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16)"
 
 
@@ -37,6 +44,7 @@ class Header:
         voxel: Angstrom along the file's x, y, z from the cell; 0 where the cell or the sampling is not set.
         axes: (mapc, mapr, maps): which of x (1), y (2), z (3) runs along columns, rows, sections.
         notes: what is unusual but usable, a sentence each.
+        ours: whether this package wrote it.
     """
 
     path: Path
@@ -47,15 +55,16 @@ class Header:
     voxel: tuple[float, float, float]
     axes: tuple[int, int, int]
     notes: tuple[str, ...]
+    ours: bool = False
 
     @property
     def pixel_size(self) -> float | None:
         """Angstrom a pixel along x; None when it is unknown: 0, or the 1.0 that RELION writes when it was not set."""
         size = self.voxel[0]
-        return None if size == 0 or abs(size - 1.0) < 1e-6 else size
+        return None if size == 0 or (abs(size - 1.0) < 1e-6 and not self.ours) else size
 
 
-def read_header(path: str | Path, mode0: Mode0 = "signed") -> Header:
+def read_header(path: str | Path, mode0: Mode0 = "auto") -> Header:
     """Read and check the header of an MRC stack or volume. Reads 1,024 bytes, allocates nothing else.
 
     Args:
@@ -64,11 +73,26 @@ def read_header(path: str | Path, mode0: Mode0 = "signed") -> Header:
 
     Raises:
         InputError: missing file or device; shorter than a header; compressed; a mode that holds no real image;
-            sizes that are not positive; a file shorter than its header says. The message names the header fields and
-            both sizes.
+            sizes that are not positive; a file shorter than its header says; extremes in the header that contradict
+            how the bytes of mode 0 are read. The message names the header fields and both sizes.
     """
     path = Path(path)
     size, raw = _read_bytes(path)
+    return parse_header(path, raw, size, mode0)
+
+
+def parse_header(path: Path, raw: bytes, size: int, mode0: Mode0 = "auto") -> Header:
+    """`read_header` of bytes that have been read.
+
+    Args:
+        path: where they come from.
+        raw: the first 1,024 bytes.
+        size: of the whole, in bytes.
+        mode0: see `read_header`.
+
+    Raises:
+        InputError: see `read_header`.
+    """
     header, note = _byte_order(path, raw, size)
     mode = int(header["mode"])
     if mode not in _TYPES:
@@ -76,19 +100,19 @@ def read_header(path: str | Path, mode0: Mode0 = "signed") -> Header:
         raise _fault(path, "header field mode", fault, _HINTS.get(mode, DAMAGED))
     order = header.dtype["nx"].byteorder
     dtype = np.dtype(_TYPES[mode]).newbyteorder(order)
-    if mode == 0 and mode0 == "unsigned":
+    if mode == 0 and _bytes_are_unsigned(path, header, mode0):
         dtype = np.dtype("u1")
     shape, offset = _geometry(path, header)
     notes = [note] if note else []
     notes += _check_size(path, shape, mode, offset, size)
-    notes += _check_mode0(header, mode, mode0)
     voxel = tuple(_voxel(header["cella"][axis], header[f"m{axis}"]) for axis in "xyz")
     axes = (int(header["mapc"]), int(header["mapr"]), int(header["maps"]))
-    return Header(path, shape, mode, dtype, offset, voxel, axes, tuple(notes))  # pyright: ignore[reportArgumentType]
+    ours = bytes(header["label"][0]).startswith(OWN_LABEL)
+    return Header(path, shape, mode, dtype, offset, voxel, axes, tuple(notes), ours)  # pyright: ignore[reportArgumentType]
 
 
 def _fault(path: Path, place: str, fault: str, remedy: str) -> FaultError:
-    return FaultError(Fault(str(path), place, fault, remedy))
+    return FaultError(Fault(str(path), place, fault, remedy, kind=f"MRC: {place}: {remedy}"))
 
 
 def _read_bytes(path: Path) -> tuple[int, bytes]:
@@ -100,11 +124,13 @@ def _read_bytes(path: Path) -> tuple[int, bytes]:
         with open(path, "rb") as file:
             raw = file.read(HEADER_BYTES)
     except FileNotFoundError:
-        raise _fault(path, "", "no such file.", "Check the path.") from None
+        raise _fault(path, "", missing(path), "Check the path.") from None
     except OSError as error:
         raise _fault(path, "", f"cannot be read ({error.strerror}).", "Check the path and its permissions.") from None
-    if raw[:2] == b"\x1f\x8b" or raw[:3] == b"BZh":
-        raise _fault(path, "", "the file is compressed and cannot be memory-mapped.", "Decompress it first.")
+    known = identify(path, raw)
+    if known:
+        why = " A stack is mapped into memory as it is." if raw.startswith(COMPRESSED) else ""
+        raise _fault(path, "", f"this is {known[0]}, not an MRC file.{why}", known[1])
     if len(raw) < HEADER_BYTES:
         fault = f"{len(raw)} bytes, shorter than the 1024 bytes of an MRC header."
         raise _fault(path, "header", fault, "Copy or write the file again.")
@@ -174,15 +200,24 @@ def _check_size(path: Path, shape: tuple[int, int, int], mode: int, offset: int,
     return []
 
 
-def _check_mode0(header: np.void, mode: int, mode0: Mode0) -> list[str]:
+def _bytes_are_unsigned(path: Path, header: np.void, mode0: Mode0) -> bool:
+    """How bytes are read: as asked for, else as IMOD's flag says, else signed.
+
+    Raises:
+        InputError: the extremes in the header do not fit to it.
+    """
+    stamp, flags = np.frombuffer(bytes(header["extra2"])[_IMOD_BYTES], header.dtype["nx"])
+    marked = int(stamp) == _IMOD_STAMP
+    unsigned = mode0 == "unsigned" or (mode0 == "auto" and marked and not int(flags) & 1)
+    why = "as asked" if mode0 != "auto" else "as IMOD's flag says" if marked else "as RELION does"
     low, high = float(header["dmin"]), float(header["dmax"])
-    if mode != 0 or not low < high:
-        return []
-    if mode0 == "signed" and high > 127:
-        return [f"mode 0 is read as signed, but dmax in the header is {high:g}: try `--mode0 unsigned`."]
-    if mode0 == "unsigned" and low < 0:
-        return [f"mode 0 is read as unsigned, but dmin in the header is {low:g}: try `--mode0 signed`."]
-    return []
+    if low < high and unsigned and low < 0:
+        fault = f"mode 0 is read as unsigned bytes ({why}), but dmin in the header is {low:g}."
+        raise _fault(path, "header fields mode, dmin", fault, "Try `--mode0 signed`, or write the header again.")
+    if low < high and not unsigned and high > 127:
+        fault = f"mode 0 is read as signed bytes ({why}), but dmax in the header is {high:g}."
+        raise _fault(path, "header fields mode, dmax", fault, "Try `--mode0 unsigned`, or write the header again.")
+    return unsigned
 
 
 def _voxel(cell: np.floating, sampling: np.integer) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sciml_cryoem.files.faults import FaultError, Faults
+from sciml_cryoem.files.ranges import LooksLike, Range, Rows
 from sciml_cryoem.files.table import Table, make_table
 
 IMPORT_JOB = "It is set by RELION's Import job."
@@ -18,12 +19,42 @@ _MANUAL_NAMES = {
     "rlnOriginYAngstrom": "rlnOriginYAngst",
     **{f"rlnMagMatrix_{index}": f"rlnMagMat{index}" for index in ("00", "01", "10", "11")},
 }
-_RANGES = {
-    "rlnVoltage": (1.0, 3000.0, "kV"),
-    "rlnSphericalAberration": (-100.0, 100.0, "mm"),
-    "rlnAmplitudeContrast": (0.0, 1.0, "a fraction"),
-    "rlnImagePixelSize": (0.01, 1000.0, "Angstrom"),
-}
+_RANGES = (
+    Range(
+        "rlnVoltage",
+        "kV",
+        (10.0, 3000.0),
+        (60.0, 400.0),
+        [LooksLike(1e4, 3e6, "volts", "Divide it by 1,000.")],
+    ),
+    Range(
+        "rlnSphericalAberration",
+        "mm",
+        (-100.0, 100.0),
+        (-0.1, 7.0),
+        [
+            LooksLike(100.0, 1e4, "micrometers", "Divide it by 1,000."),
+            LooksLike(1e6, 1e8, "Angstrom", "Divide by 1e7."),
+        ],
+    ),
+    Range(
+        "rlnAmplitudeContrast",
+        "a fraction",
+        (0.0, 1.0),
+        (0.0, 0.5),
+        [LooksLike(1.0, 100.0, "percent", "Divide it by 100.")],
+    ),
+    Range(
+        "rlnImagePixelSize",
+        "Angstrom",
+        (0.01, 1000.0),
+        (0.2, 40.0),
+        [
+            LooksLike(0.01, 0.2, "nanometers", "Multiply it by 10."),
+            LooksLike(40.0, 1000.0, "picometers", "Divide by 100."),
+        ],
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +78,7 @@ def rename_manual_labels(table: Table, faults: Faults) -> Table:
     found = [label for label in table.columns if label in _MANUAL_NAMES and _MANUAL_NAMES[label] not in table]
     if not found:
         return table
-    faults.warning(
-        table.path, f"data_{table.name}", f"{', '.join(found)} read as RELION's {_MANUAL_NAMES[found[0]]} etc."
-    )
+    faults.note(table.path, f"data_{table.name}", f"{', '.join(found)} read as RELION's {_MANUAL_NAMES[found[0]]} etc.")
     columns = {_MANUAL_NAMES[k] if k in found else k: v for k, v in table.columns.items()}
     return Table(table.path, table.name, columns, table.lines, table.loop)
 
@@ -85,7 +114,7 @@ def from_relion30(particles: Table, faults: Faults) -> tuple[Table, Table] | Non
     optics = make_table("optics", columns)
     kept = particles.without([*_MOVED, "rlnImagePixelSize"])
     table = Table(kept.path, "particles", kept.columns, kept.lines)
-    faults.warning(
+    faults.note(
         particles.path, f"data_{particles.name}", f"RELION 3.0 table read as 3.1: {len(groups)} optics group(s)."
     )
     return Table(particles.path, "optics", optics.columns, optics.lines), table.with_column(
@@ -110,13 +139,16 @@ def spread(optics: Table, particles: Table, need_ctf: bool, faults: Faults) -> O
         return None
     try:
         ids = optics.integers("rlnOpticsGroup")
-        numbers = {label: optics.numbers(label) for label in (*_RANGES, "rlnImageSize") if label in optics}
+        labels = (*(known.label for known in _RANGES), "rlnImageSize")
+        numbers = {label: optics.numbers(label) for label in labels if label in optics}
         group = _groups(optics, particles, ids, faults)
         rows = _rows_of_groups(optics, particles, ids, group, faults)
         if rows is None:
             return None
         used = np.unique(rows)
-        _check_ranges(optics, numbers, used, faults)
+        for known in _RANGES:
+            if known.label in numbers:
+                known.check(numbers[known.label][used], Rows(optics, used.tolist(), faults))
         _check_features(optics, used, faults)
     except FaultError as error:
         faults.found.append(error.fault)
@@ -137,7 +169,7 @@ def _groups(optics: Table, particles: Table, ids: np.ndarray, faults: Faults) ->
     if "rlnOpticsGroup" in particles:
         return particles.integers("rlnOpticsGroup")
     if len(ids) == 1:
-        faults.warning(
+        faults.note(
             particles.path, f"data_{particles.name}", "no column rlnOpticsGroup; there is one group, all belong to it."
         )
     else:
@@ -166,16 +198,8 @@ def _rows_of_groups(
     return rows
 
 
-def _check_ranges(optics: Table, numbers: dict[str, np.ndarray], used: np.ndarray, faults: Faults) -> None:
-    for label, (low, high, unit) in _RANGES.items():
-        for row in used if label in numbers else ():
-            if not low <= numbers[label][row] <= high:
-                fault = f"{label} is {numbers[label][row]:g}; allowed is {low:g} to {high:g} ({unit})."
-                faults.error(optics.path, optics.place(int(row)), fault, "Correct the value.")
-
-
 def _check_features(optics: Table, used: np.ndarray, faults: Faults) -> None:
-    """Report features that are not implemented: as errors where they would spoil the map, else as warnings."""
+    """Report what images cannot be read as, or are not supported as."""
     for label, what in (
         ("rlnCtfDataAreCtfPremultiplied", "multiplied with their CTF"),
         ("rlnCtfDataArePhaseFlipped", "phase-flipped"),
@@ -189,24 +213,6 @@ def _check_features(optics: Table, used: np.ndarray, faults: Faults) -> None:
             if (dimension := optics.integers("rlnImageDimensionality")[row]) != 2:
                 fault = f"rlnImageDimensionality is {dimension}; only 2D images are read."
                 faults.error(optics.path, optics.place(int(row)), fault, "Use a program for subtomograms.")
-    ignored = [
-        label for label in ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike") if label in optics
-    ]
-    ignored = [label for label in ignored if any(_not_zero(optics.columns[label][int(row)]) for row in used)]
-    if ignored:
-        faults.warning(optics.path, "data_optics", f"{', '.join(ignored)} ignored: it matters beyond about 4 Angstrom.")
-    matrix = [label for label in optics.columns if label.startswith("rlnMagMat")]
-    off = [abs(float(optics.numbers(label)[row]) - (label[-2] == label[-1])) for label in matrix for row in used]
-    if max(off, default=0.0) > 1e-4:
-        faults.warning(optics.path, "data_optics", f"anisotropic magnification (up to {max(off):.2%}) is ignored.")
-
-
-def _not_zero(value: str) -> bool:
-    """Whether a number, or a vector like [0,0.1], holds something that is not 0."""
-    try:
-        return any(float(part) != 0 for part in value.strip("[]'\"").split(",") if part)
-    except ValueError:
-        return True
 
 
 def one_pixel_size(path: Path, optics: Optics, faults: Faults) -> float:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sciml.findings import Finding
 from sciml_cryoem.files.faults import Fault, FaultError
+from sciml_cryoem.files.half_sets import draw_half_sets
 from sciml_cryoem.files.mrc import MappedStack
 from sciml_cryoem.files.mrc_header import Header
 from sciml_cryoem.files.table import Table
@@ -61,7 +63,8 @@ class Particles:
         table: the particle table, likewise.
         has_poses: whether the file has angles.
         has_ctf: whether the file has defocus and optics values.
-        warnings: what a user should know about the input, a sentence each.
+        groups: number of the group that the image belongs to, from 0; see `Together.groups`.
+        findings: what a user should know about the input.
         inverted: whether images are multiplied by -1 as they are read: particles are dark in the files.
     """
 
@@ -89,7 +92,8 @@ class Particles:
     table: Table
     has_poses: bool
     has_ctf: bool
-    warnings: tuple[str, ...] = ()
+    groups: Int[np.ndarray, " n"]
+    findings: tuple[Finding, ...] = ()
     inverted: bool = False
     _cache: _StackCache = field(default_factory=_StackCache, repr=False, compare=False)
 
@@ -175,16 +179,11 @@ class Particles:
         more = f" ({count} such images)" if count > 1 else ""
         place = f"image {self.section[row] + 1} ({self.path}, {self.table.place(row)})"
         remedy = "Remove the row from the STAR file, or extract the particle again."
-        return Fault(str(self.stacks[self.stack[row]].path), place, f"{fault}{more}.", remedy)
+        return Fault(str(self.stacks[self.stack[row]].path), place, f"{fault}{more}.", remedy, kind="unusable image")
 
     def half_sets(self, seed: int = 0) -> Int[np.ndarray, " n"]:
-        """Half set, 1 or 2, of every particle: as in the file, else a random split into equal halves from the seed."""
-        if self.random_subset is not None:
-            return self.random_subset
-        order = np.random.Generator(np.random.Philox(key=seed)).permutation(self.n)
-        halves = np.ones(self.n, dtype=np.int64)
-        halves[order[: self.n // 2]] = 2
-        return halves
+        """Half set, 1 or 2, of every particle: as in the file, else drawn from the seed by what belongs together."""
+        return draw_half_sets(self.groups, seed) if self.random_subset is None else self.random_subset
 
     def select(self, rows: Int[np.ndarray, " kept"]) -> "Particles":
         """The set of these rows (from 0), in this order."""
@@ -196,6 +195,7 @@ class Particles:
             "amplitude_contrast",
             "optics_group",
             "class_number",
+            "groups",
             "stack",
             "section",
         )

@@ -11,9 +11,11 @@ from jaxtyping import Float
 
 from sciml.errors import InputError
 from sciml_cryoem.files.mrc import read_map
+from sciml_cryoem.files.run_tables import pixel_size_beside
 from sciml_cryoem.imaging import fourier
 
 _CLOSE = 1e-3  # pixel sizes that differ by less are the same: headers round
+_MOST = 12.0  # ratio of the pixels: a map of 0.5 Angstrom fits images of 6, and beyond it is a unit mixed up
 
 
 def read_reference(path: str | Path, box: int, pixel_size: float) -> tuple[Float[np.ndarray, "n n n"], str | None]:
@@ -28,7 +30,8 @@ def read_reference(path: str | Path, box: int, pixel_size: float) -> tuple[Float
         The map, and what was done to it in words (None: nothing).
 
     Raises:
-        InputError: a faulty file, a map that is no cube, is constant, or whose pixel size is not known.
+        InputError: a faulty file, a map that is no cube, is constant, or whose pixel size is not known, or so far from
+            that of the images that one of them is wrong.
     """
     volume = read_map(path)
     array, own = volume.array, volume.pixel_size
@@ -37,11 +40,17 @@ def read_reference(path: str | Path, box: int, pixel_size: float) -> tuple[Float
         raise InputError(f"{path}: {sizes} voxels; a reference is a cube. Pad or crop it.")
     if np.ptp(array) == 0:
         raise InputError(f"{path}: all values are {array.flat[0]:g}; there is nothing in this map.")
+    own = own or pixel_size_beside(volume.header.path)
     if own is None and len(array) != box:
         raise InputError(
             f"{path}, header field cella: the pixel size is not set, and the box is {len(array)}, not {box}; set it."
         )
     own = own or pixel_size
+    if not 1 / _MOST <= own / pixel_size <= _MOST:
+        raise InputError(
+            f"{path}, header field cella: a pixel of {own:g} Angstrom, and {pixel_size:g} in the images; the ratio may "
+            f"be {_MOST:g}. Correct the header of the map."
+        )
     if abs(own / pixel_size - 1.0) < _CLOSE:
         own = pixel_size
     if own == pixel_size and len(array) == box:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from sciml.errors import InputError
 from sciml.runs.files import read_json
 from sciml_cryoem.files.faults import FaultError, Faults
+from sciml_cryoem.files.foreign import missing
 from sciml_cryoem.files.mrc_header import Header, Mode0, read_header
 from sciml_cryoem.files.table import Table
 
@@ -39,6 +40,7 @@ def locate(table: Table, datadir: Path | None, mode0: Mode0, faults: Faults) -> 
     """
     names = table.text("rlnImageName")
     parsed = [_split(name) for name in names]
+    whole = np.array(["@" not in name for name in names])
     bad = [row for row, (index, stack) in enumerate(parsed) if index is None or not stack]
     if bad:
         fault = f"rlnImageName is {names[bad[0]]!r}, not like 000001@stack.mrcs{_more(len(bad))}."
@@ -54,7 +56,7 @@ def locate(table: Table, datadir: Path | None, mode0: Mode0, faults: Faults) -> 
     section = np.array([index - 1 if index is not None else -1 for index, _ in parsed], dtype=np.int64)
     counts = np.array([header.shape[0] if header else np.iinfo(np.int64).max for header in headers])[which]
     _check_indices(table, names, section, counts, faults)
-    _report_repeats(table, which, section, faults)
+    _check_whole_files(table, names, whole, counts, faults)
     found = tuple(header for header in headers if header)
     return Images(found, which, section) if len(found) == len(headers) else None
 
@@ -106,12 +108,17 @@ def _candidates(name: str, roots: list[Path], datadir: Path | None) -> list[Path
 def _check_stack(name: str, tried: list[Path], table: Table, row: int, mode0: Mode0, faults: Faults) -> Header | None:
     found = next((path for path in tried if os.path.lexists(path) and path.exists()), None)
     if found is None:
+        link = next((path for path in tried if path.is_symlink()), None)
         where = ", ".join(dict.fromkeys(str(path.absolute().parent) for path in tried))
         fault = f"the stack {name} does not exist; looked in {where}."
-        faults.error(table.path, table.place(row), fault, "Give the folder that its path starts from with --datadir.")
+        remedy = "Give the folder that its path starts from with --datadir."
+        if link is not None:
+            fault, remedy = f"the stack {name} is {missing(link)}", "Link it to where the stack is now."
+        faults.error(table.path, table.place(row), fault, remedy, kind=f"missing stack: {remedy}")
         return None
     if not stat.S_ISREG(found.stat().st_mode):
-        faults.error(table.path, table.place(row), f"{found} is not a regular file.", "Name a stack.")
+        fault = f"{found} is not a regular file."
+        faults.error(table.path, table.place(row), fault, "Name a stack.", kind="no regular file")
         return None
     try:
         header = read_header(found, mode0)
@@ -120,10 +127,10 @@ def _check_stack(name: str, tried: list[Path], table: Table, row: int, mode0: Mo
         return None
     if header.axes not in ((1, 2, 3), (0, 0, 0)):
         fault = f"axes {header.axes} are not 1, 2, 3: not a stack of images."
-        faults.error(found, "header fields mapc, mapr, maps", fault, "Write the stack again.")
+        faults.error(found, "header fields mapc, mapr, maps", fault, "Write the stack again.", kind="axes")
         return None
     for note in header.notes:
-        faults.warning(found, "header", note)
+        faults.note(found, "header", note)
     return header
 
 
@@ -139,11 +146,14 @@ def _check_indices(table: Table, names: list[str], section: np.ndarray, counts: 
         faults.error(table.path, table.place(row), fault, "Name the right stack, or extract the particles again.")
 
 
-def _report_repeats(table: Table, which: np.ndarray, section: np.ndarray, faults: Faults) -> None:
-    unique = np.unique(np.stack([which, section]), axis=1).shape[1]
-    if unique < len(section):
-        fault = f"{len(section) - unique} rows name an image that another row names too."
-        faults.warning(table.path, f"data_{table.name}", fault, "Halves that share an image are not independent.")
+def _check_whole_files(table: Table, names: list[str], whole: np.ndarray, counts: np.ndarray, faults: Faults) -> None:
+    """A name without `@` is a file of one image; a file of several may be a volume or the tilts of a particle."""
+    several = np.flatnonzero(whole & (counts > 1) & (counts < np.iinfo(np.int64).max))
+    if len(several):
+        row = int(several[0])
+        fault = f"rlnImageName {names[row]!r} names no image of a file of {counts[row]} sections{_more(len(several))}."
+        remedy = "Name the image (000001@stack.mrcs). Volumes, and tilts of subtomograms, are not particle images."
+        faults.error(table.path, table.place(row), fault, remedy)
 
 
 def one_box(path: Path, images: Images, size: Float[np.ndarray, " n"] | None, faults: Faults) -> int:
@@ -153,12 +163,12 @@ def one_box(path: Path, images: Images, size: Float[np.ndarray, " n"] | None, fa
     for header in images.stacks:
         ny, nx = header.shape[1:]
         if ny != nx:
-            faults.error(
-                header.path, "header fields nx, ny", f"images of {nx} x {ny} pixels are not square.", "Extract again."
-            )
+            fault = f"images of {nx} x {ny} pixels are not square."
+            faults.error(header.path, "header fields nx, ny", fault, "Extract again.", kind="not square")
         elif nx != box:
             fault = f"images of {nx} x {nx} pixels, but those of {images.stacks[0].path} are {box} x {box}."
-            faults.error(header.path, "header fields nx, ny", fault, "Extract all particles with one box size.")
+            remedy = "Extract all particles with one box size."
+            faults.error(header.path, "header fields nx, ny", fault, remedy, kind="several boxes")
     if size is not None and len(faults.errors) == before and (size != box).any():
         wrong = float(size[size != box][0])
         fault = f"rlnImageSize is {wrong:g}, but {images.stacks[0].path} has images of {box} x {box} pixels."
@@ -175,6 +185,6 @@ def compare_pixel_sizes(images: Images, pixel_size: float, faults: Faults) -> No
         fault = f"pixel size {header.pixel_size:.4f} Angstrom, but rlnImagePixelSize is {pixel_size:.4f}."
         remedy = "Correct whichever is wrong: the resolution scales with it."
         if off > 0.01:
-            faults.error(header.path, "header field cella", fault, remedy)
+            faults.error(header.path, "header field cella", fault, remedy, kind="pixel size")
         elif off > 0.001:
-            faults.warning(header.path, "header field cella", fault, remedy)
+            faults.warning(header.path, "header field cella", fault, remedy, kind="pixel size")

@@ -15,6 +15,7 @@ from gemmi import cif
 
 from sciml.runs.files import write_atomic
 from sciml_cryoem.files.faults import Fault, FaultError
+from sciml_cryoem.files.foreign import identify, missing
 from sciml_cryoem.files.table import REPAIR, Table
 
 # A quoted token ends at a quote that is followed by white space; `#` begins a comment only at the start of a token.
@@ -91,9 +92,12 @@ def _read_text(path: Path) -> bytes:
             raise _broken(path, "", "not a regular file.", "Name a STAR file.")
         data = path.read_bytes()
     except FileNotFoundError:
-        raise _broken(path, "", "no such file.", "Check the path.") from None
+        raise _broken(path, "", missing(path), "Check the path.") from None
     except OSError as error:
         raise _broken(path, "", f"cannot be read ({error.strerror}).", "Check the path and its permissions.") from None
+    known = identify(path, data[:200])
+    if known:
+        raise _broken(path, "", f"this is {known[0]}, not a STAR file.", known[1])
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         raise _broken(path, "", "the file is empty.", "Name a STAR file with a table of particles.")

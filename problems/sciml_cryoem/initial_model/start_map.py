@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import sciml
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import fourier, orientations
 from sciml_cryoem.imaging.devices import warm_up
@@ -28,7 +29,7 @@ from sciml_cryoem.initial_model.marginal_density import MarginalDensity
 from sciml_cryoem.initial_model.resolution_switch import AbInitio, AbInitioOptions, Look, ResolutionSwitch, show
 from sciml_cryoem.initial_model.search_plan import START, SearchPlan
 from sciml_cryoem.reconstruction.image_spectra import image_spectra, whitened
-from sciml_cryoem.reconstruction.images import ImageSettings, batches, measure_noise, views_of
+from sciml_cryoem.reconstruction.images import ImageSettings, batches, image_findings, measure_noise, views_of
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import NoiseModel
 
@@ -60,6 +61,7 @@ class StartMap:
         resolution: Angstrom, of the finest scored shell.
         race: a record for every round and start: steps, log_likelihood, resolution (scored, Angstrom), kept.
         solution: of the winner.
+        findings: what to know about the images.
     """
 
     maps: Float[np.ndarray, "classes n n n"]
@@ -70,6 +72,7 @@ class StartMap:
     resolution: float
     race: list[dict[str, Any]]
     solution: sciml.Solution
+    findings: tuple[Finding, ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -169,7 +172,8 @@ def abinitio(
         if watch:
             watch(len(chosen) + part.stop)
     poses = LikeliestPoses.joined(parts).take(np.argsort(np.concatenate([chosen, others])))
-    return _conclude(problem, poses, final.maps(), (records, solution, problem.resolution(model)))
+    found = _conclude(problem, poses, final.maps(), (records, solution, problem.resolution(model)))
+    return replace(found, findings=image_findings(particles, settings))
 
 
 def _whole(solution: sciml.Solution) -> sciml.Solution:

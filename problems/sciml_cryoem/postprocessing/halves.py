@@ -8,12 +8,15 @@ import scipy.fft
 from jaxtyping import Float
 
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml_cryoem.files.mrc import Volume, read_map
+from sciml_cryoem.files.run_tables import pixel_size_beside
 from sciml_cryoem.maps.fsc import shell_sums
 
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
 """Names of the half maps as they leave a refinement: unmasked, unfiltered, not sharpened."""
 
+_UNTOUCHED = "Give the half maps as they left the refinement (`_unfil.mrc`)."
 _PAIRS = (("half1", "half2"), ("half_1", "half_2"), ("half_map_1", "half_map_2"), ("half_A", "half_B"))
 
 
@@ -91,7 +94,7 @@ def read_halves(paths: tuple[Path, Path], pixel_size: float | None = None) -> Ha
 
     Args:
         paths: the files.
-        pixel_size: Angstrom; None takes it from the headers.
+        pixel_size: Angstrom; None takes it from the headers, or from the tables of the run beside the maps.
 
     Raises:
         InputError: a faulty file, maps that are no cubes of one size, different or unknown pixel sizes, equal maps.
@@ -114,7 +117,8 @@ def _pixel_size(volumes: list[Volume], given: float | None) -> float:
         if not 0 < given < 1e4:
             raise InputError(f"--pixel is {given:g}, not a pixel size in Angstrom.")
         return given
-    known = [volume.pixel_size for volume in volumes if volume.pixel_size is not None]
+    sizes = [volume.pixel_size or pixel_size_beside(volume.header.path) for volume in volumes]
+    known = [size for size in sizes if size is not None]
     if not known:
         path = volumes[0].header.path
         raise InputError(f"{path}, header field cella: the pixel size is not set; give it with --pixel.")
@@ -124,16 +128,18 @@ def _pixel_size(volumes: list[Volume], given: float | None) -> float:
     return known[0]
 
 
-def doubts(halves: HalfMaps) -> list[str]:
-    """Reasons to doubt the FSC of the half maps, a sentence each; empty if there are none."""
+def doubts(halves: HalfMaps) -> list[Finding]:
+    """Reasons to doubt the FSC of the half maps; empty if there are none."""
     found = []
     for path, volume in zip(halves.paths, (halves.first, halves.second), strict=True):
         empty = float((volume == 0).mean())
         if empty > 0.05:
-            found.append(f"{path.name} is exactly 0 in {empty:.0%} of its voxels: it was masked before")
+            what = f"The map is exactly 0 in {empty:.0%} of its voxels: it was masked before."
+            found.append(Finding(what, path.name, "severe", _UNTOUCHED))
         spectrum = np.asarray(scipy.fft.rfftn(volume))
         power = shell_sums(np.real(spectrum) ** 2 + np.imag(spectrum) ** 2, halves.box)[1:]
         # A refinement's own half maps keep their noise up to Nyquist.
         if power[int(0.8 * len(power)) : -1].min() < 1e-9 * power.max():
-            found.append(f"{path.name} holds nothing near Nyquist: it was low-pass filtered before")
+            what = "The map holds nothing near Nyquist: it was low-pass filtered before."
+            found.append(Finding(what, path.name, "severe", _UNTOUCHED))
     return found

@@ -19,6 +19,7 @@ import scipy.fft
 from jaxtyping import Float
 
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml_cryoem.maps.fsc import (
     GOLD_STANDARD,
     HALF_BIT,
@@ -28,6 +29,7 @@ from sciml_cryoem.maps.fsc import (
     last_shell_before,
     resolution,
 )
+from sciml_cryoem.maps.fsc_findings import fsc_findings
 from sciml_cryoem.maps.masks import AutomaticMask, soft_sphere
 from sciml_cryoem.postprocessing.sharpening import (
     FEWEST_SHELLS,
@@ -70,7 +72,7 @@ class PostprocessResult:
         guinier_masked: the same inside the mask.
         filter: what was done to the mean of the half maps.
         sharpening: in words, where the B-factor comes from or why there is none.
-        warnings: what the reader must know, a sentence each.
+        findings: what the reader must know.
     """
 
     map: Float[np.ndarray, "n n n"]
@@ -81,7 +83,7 @@ class PostprocessResult:
     guinier_masked: Guinier
     filter: MapFilter
     sharpening: str
-    warnings: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
     @property
     def curve(self) -> Float[np.ndarray, " shells"]:
@@ -142,7 +144,11 @@ def postprocess(
         guinier_masked=guinier_masked,
         filter=filters,
         sharpening=sharpening,
-        warnings=(*_warnings(curves, chosen, mask), *_left_out(mask, average, finder, pixel_size)),
+        findings=(
+            *fsc_findings(curves, chosen),
+            *_about_mask(chosen, mask),
+            *_left_out(mask, average, finder, pixel_size),
+        ),
     )
 
 
@@ -184,8 +190,8 @@ def _mask(
 
 def _left_out(
     mask: Float[np.ndarray, "n n n"], average: Float[np.ndarray, "n n n"], finder: AutomaticMask, pixel_size: float
-) -> list[str]:
-    """A warning if the mask cuts the molecule: the resolution of its best part is not that of the map."""
+) -> list[Finding]:
+    """A finding if the mask cuts the molecule: the resolution of its best part is not that of the map."""
     try:
         region = finder.region(average, pixel_size)
     except InputError:  # too noisy to tell
@@ -193,7 +199,8 @@ def _left_out(
     share = float((mask[region] < 0.5).mean())
     if share <= 0.05:
         return []
-    return [f"The mask leaves out {share:.0%} of what rises above the solvent; the FSC says nothing about that"]
+    what = f"The mask leaves out {share:.0%} of what rises above the solvent; the FSC says nothing about that."
+    return [Finding(what, "mask", "warning", "Widen the mask, or name the part that the resolution is of.")]
 
 
 def _bfactor(wanted: str | float, guinier: Guinier, reached: float) -> tuple[float, str]:
@@ -217,27 +224,13 @@ def _bfactor(wanted: str | float, guinier: Guinier, reached: float) -> tuple[flo
     return fit.bfactor, f"B-factor {fit.bfactor:.0f} Å² by Guinier fit ({how})"
 
 
-def _warnings(curves: FSCCurves, chosen: str, mask: Float[np.ndarray, "n n n"]) -> list[str]:
+def _about_mask(chosen: str, mask: Float[np.ndarray, "n n n"]) -> list[Finding]:
     found = []
-    curve = getattr(curves, chosen)
-    last = last_shell_before(curve, GOLD_STANDARD)
-    if last <= 1:
-        found.append("The half maps do not correlate: this map holds no reproducible signal")
-    elif curve[1:].min() >= GOLD_STANDARD:
-        found.append(
-            "The FSC stays above 0.143 up to Nyquist: the pixel limits the resolution, or the halves share something"
-        )
-    if curves.mask_is_tight:
-        value = curves.randomized[min(max(last, curves.randomized_from + 2), len(curve) - 1)]
-        found.append(
-            f"The mask is too tight: with random phases it correlates the halves by {value:.2f} at the resolution "
-            "(more than 0.1); widen it or soften its edge"
-        )
     if chosen == "unmasked" and mask.min() < 1.0:
-        found.append(
-            "The mask makes the FSC worse than none; the unmasked curve is used, as RELION does. Check the mask"
-        )
+        what = "The mask makes the FSC worse than none; the unmasked curve is used, as RELION does."
+        found.append(Finding(what, "mask", "warning", "Check the mask."))
     hard = float(((mask > 0.05) & (mask < 0.95)).sum() / max(1, (mask >= 0.95).sum()))
     if mask.min() < 0.5 and hard < 0.02:
-        found.append("The mask has a hard edge, which correlates the half maps; give it a soft one of 5 voxels or more")
+        what = "The mask has a hard edge, which correlates the half maps."
+        found.append(Finding(what, "mask", "warning", "Give it a soft edge of 5 voxels or more."))
     return found

@@ -9,9 +9,11 @@ from jaxtyping import Float, Int
 
 from sciml import distributed
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging.symmetry import point_group, symmetrize_sums
-from sciml_cryoem.reconstruction.images import ImageSettings, measure_noise, own_batches, views_of
+from sciml_cryoem.reconstruction.coverage import Coverage
+from sciml_cryoem.reconstruction.images import ImageSettings, image_findings, measure_noise, own_batches, views_of
 from sciml_cryoem.reconstruction.insertion import FourierSums
 from sciml_cryoem.reconstruction.noise import NoiseModel
 from sciml_cryoem.reconstruction.resources import Memory
@@ -47,6 +49,8 @@ class HalfSetSums:
         halves: (particles,) half set 1 or 2.
         noise: of the images.
         sums: of half set 1 and of half set 2.
+        coverage: how the images fill Fourier space.
+        findings: what to know about the images: of their files, their number, their diameter and coverage.
     """
 
     box: int
@@ -54,6 +58,8 @@ class HalfSetSums:
     halves: Int[np.ndarray, " particles"]
     noise: NoiseModel
     sums: tuple[FourierSums, FourierSums]
+    coverage: Coverage
+    findings: tuple[Finding, ...] = ()
 
     def half_maps(self) -> tuple[Float[np.ndarray, "n n n"], Float[np.ndarray, "n n n"]]:
         """Unmasked, unfiltered, with only a floor that keeps empty voxels finite."""
@@ -118,7 +124,9 @@ def accumulate(
         part.finish()
         if len(group) > 1:
             part.grid = symmetrize_sums(part.grid, group)
-    return HalfSetSums(particles.box, particles.pixel_size, halves, noise, (first, second))
+    coverage = Coverage.of(first.grid[..., 2] + second.grid[..., 2], particles.rotations[:, 2], group)
+    findings = (*image_findings(particles, settings), *coverage.findings())
+    return HalfSetSums(particles.box, particles.pixel_size, halves, noise, (first, second), coverage, findings)
 
 
 def positive(precision: np.ndarray) -> np.ndarray:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from sciml.findings import Finding
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.maps.fsc import FSCCurves
+from sciml_cryoem.maps.fsc_findings import fsc_findings
 from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, accumulate
 from sciml_cryoem.reconstruction.prior import PriorEstimate, estimate_prior
 
@@ -51,6 +53,17 @@ class Reconstruction:
     def resolution(self) -> float:
         """Where the FSC of the half maps, corrected for the mask, falls to 0.143; Angstrom."""
         return self.curves.resolution()
+
+    @property
+    def result(self) -> str:
+        """CONVERGED; NO_COVERAGE where the images show one view only, or nothing: such a map is none."""
+        return "CONVERGED" if self.half_sums.coverage.enough else "NO_COVERAGE"
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What to know about images and map before believing it."""
+        note = [Finding(self.prior.note, "mask", "warning")] if self.prior.note else []
+        return (*self.half_sums.findings, *fsc_findings(self.curves), *note)
 
 
 def reconstruct(particles: Particles, options: ReconstructOptions | None = None) -> Reconstruction:

@@ -9,11 +9,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sciml import distributed
+from sciml.findings import Finding
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging import ctf, rotations
 from sciml_cryoem.reconstruction.insertion import Views
 from sciml_cryoem.reconstruction.noise import Background, NoiseModel, Normalize, measure, sample_indices
 
+FEW = 50
+"""Images below which a resolution is not to be believed."""
+SMALL = 0.15
+"""Share of the box below which a diameter is hardly that of a particle."""
 _TOGETHER = 16  # images that products and transforms work on together at most, a multiple
 
 
@@ -49,6 +54,22 @@ def views_of(particles: Particles, use_ctf: bool = True) -> Views:
         ctf=np.broadcast_to(coefficients, (len(particles), ctf.COEFFICIENTS)).astype(np.float32),
         groups=groups.reshape(-1),
     )
+
+
+def image_findings(particles: Particles, settings: ImageSettings) -> tuple[Finding, ...]:
+    """What to know about the images that something is computed from: of their files, their number, their diameter."""
+    found, extent = list(particles.findings), particles.box * particles.pixel_size
+    if len(particles) < FEW:
+        what = f"There are {len(particles)} images: the FSC of their halves is no measure of a resolution."
+        found.append(Finding(what, str(particles.path), "severe", f"Take {FEW} or more, better thousands."))
+    if settings.diameter is not None and settings.diameter < max(SMALL * extent, 4 * particles.pixel_size):
+        pixels = settings.diameter / particles.pixel_size
+        what = (
+            f"A diameter of {settings.diameter:g} Angstrom is {pixels:.1f} pixels of a box of {particles.box}: what "
+            f"lies beyond it is taken for noise."
+        )
+        found.append(Finding(what, "diameter", "severe", "Give the diameter of the particle in Angstrom."))
+    return tuple(found)
 
 
 def batches(

@@ -138,7 +138,7 @@ def _map_mask(
         try:
             return AutomaticMask.for_resolution(half_bit, pixel_size).find(average, pixel_size), ""
         except InputError:
-            note = "nothing stands out of the noise that a mask could follow; a sphere is used."
+            note = "Nothing stands out of the noise that a mask could follow; a sphere is used."
     return soft_sphere(box, MAP_SPHERE * box, 0.08 * box), note
 
 

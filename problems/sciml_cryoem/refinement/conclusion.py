@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml.runs.stage import Stage
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.files.reference_map import read_reference
@@ -121,6 +122,11 @@ class RefinedMaps:
         """
         found, radius = self.curves.resolution(), self.iterations[0].radius
         return max(found, self.shared) if self.shared * radius / found < radius + CLEAR else found
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What to know about images and maps before believing them."""
+        return self.reconstruction.findings
 
     @property
     def local_quantiles(self) -> tuple[float, float, float]:

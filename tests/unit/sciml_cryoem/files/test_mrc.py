@@ -1,5 +1,6 @@
 """MRC files: all modes and byte orders that hold images are read; whatever lies is refused before allocating."""
 
+import struct
 import tracemalloc
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from mrcfile.dtypes import HEADER_DTYPE
 from sciml_cryoem.files.mrc import MappedStack, read_map, write_map, write_stack
-from sciml_cryoem.files.mrc_header import read_header
+from sciml_cryoem.files.mrc_header import Mode0, read_header
 
 from sciml.errors import InputError
 
@@ -85,8 +86,36 @@ def test_bytes_may_be_unsigned(tmp_path: Path) -> None:
         mode0: MappedStack(read_header(path, mode0)).read(np.array([0]))[0, 0, 0] for mode0 in ("signed", "unsigned")
     }
     assert read == {"signed": -56.0, "unsigned": 200.0}
-    assert "--mode0 unsigned" in read_header(_patch(path, dmin=0, dmax=200), "signed").notes[0]
-    assert "--mode0 signed" in read_header(_patch(path, dmin=-5, dmax=20), "unsigned").notes[0]
+    cases: tuple[tuple[Mode0, tuple[int, int], str], ...] = (
+        ("auto", (0, 200), "--mode0 unsigned"),
+        ("signed", (0, 200), "--mode0 unsigned"),
+        ("unsigned", (-5, 20), "--mode0 signed"),
+    )
+    for mode0, extremes, remedy in cases:
+        with pytest.raises(InputError, match=remedy):
+            read_header(_patch(path, dmin=extremes[0], dmax=extremes[1]), mode0)
+
+
+@pytest.mark.parametrize("byte_order", "<>")
+def test_the_flag_of_imod_says_how_bytes_are_read(tmp_path: Path, byte_order: str) -> None:
+    path = tmp_path / "a.mrcs"
+    _stack(path, np.int8)
+    data = bytearray(path.read_bytes())
+    if byte_order == ">":
+        data[:1024] = np.frombuffer(bytes(data[:1024]), HEADER_DTYPE).byteswap().tobytes()
+        data[212:216] = b"\x11\x11\0\0"
+    data[1024] = 200
+    for flags, value in ((0, 200.0), (1, -56.0), (4, 200.0), (5, -56.0)):
+        data[152:160] = struct.pack(byte_order + "2i", 1146047817, flags)
+        data[76:84] = struct.pack(byte_order + "2f", 0.0, 0.0)  # extremes that say nothing
+        path.write_bytes(data)
+        header = read_header(path)
+        assert MappedStack(header).read(np.array([0]))[0, 0, 0] == value, flags
+    data[152:160] = struct.pack(byte_order + "2i", 1146047817, 0)
+    data[76:84] = struct.pack(byte_order + "2f", -5.0, 20.0)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"as IMOD's flag says.*dmin in the header is -5"):
+        read_header(path)
 
 
 @pytest.mark.parametrize(

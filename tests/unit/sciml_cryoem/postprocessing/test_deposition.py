@@ -119,7 +119,7 @@ def test_doubts(tmp_path: Path) -> None:
             write_map(folder / name, change(_noisy_ball(40, seed)), 3.0)
         found = doubts(read_halves(find_halves(folder)))
         assert len(found) == 2
-        assert all(("masked", "low-pass filtered")[number] in text for text in found)
+        assert all(("masked", "low-pass filtered")[number] in finding.what for finding in found)
 
 
 def test_read_mask(tmp_path: Path) -> None:

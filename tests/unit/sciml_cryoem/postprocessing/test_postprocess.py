@@ -36,7 +36,7 @@ def truth() -> np.ndarray:
 def test_fit_and_resolution_are_those_that_were_put_in(truth: np.ndarray) -> None:
     result = postprocess(*_halves(truth, 0.3), PIXEL, PostprocessOptions(bfactor="masked"))
     assert result.chosen == "corrected"
-    assert result.warnings == ()
+    assert result.findings == ()
     fit = result.guinier_masked.fit
     assert fit is not None
     assert result.filter.bfactor == fit.bfactor == pytest.approx(BFACTOR, rel=0.2)
@@ -56,7 +56,7 @@ def test_sharpening_brings_the_amplitudes_of_the_atoms_back(truth: np.ndarray) -
     """Without mask, plot and weights are of one map: the B-factor is found, and the map has the unblurred spectrum."""
     result = postprocess(*_halves(truth, 0.1), PIXEL, PostprocessOptions(mask="none"))
     assert result.chosen == "unmasked"
-    assert result.warnings == ()
+    assert result.findings == ()
     assert result.filter.bfactor == pytest.approx(BFACTOR, rel=0.12)
     spectra = [np.abs(np.fft.rfftn(volume)) for volume in (result.map, _truth(0.0))]
     shells = np.rint(np.sqrt(fourier.squared_radii(BOX, 3))).astype(int)
@@ -110,28 +110,28 @@ def test_no_sharpening_where_the_guinier_fit_is_not_valid() -> None:
 def test_tight_masks_are_named(truth: np.ndarray) -> None:
     halves = _halves(_truth(-600.0), 0.05)
     tight = postprocess(*halves, PIXEL, PostprocessOptions(mask=soft_sphere(BOX, 5.0, 0.0)))
-    assert any("too tight" in text for text in tight.warnings)
-    assert any("hard edge" in text for text in tight.warnings)
-    assert any("leaves out" in text for text in tight.warnings)
+    assert any("too tight" in finding.what for finding in tight.findings)
+    assert any("hard edge" in finding.what for finding in tight.findings)
+    assert any("leaves out" in finding.what for finding in tight.findings)
     soft = postprocess(*halves, PIXEL, PostprocessOptions(mask="sphere"))
-    assert soft.warnings == ()
+    assert soft.findings == ()
 
 
 def test_a_mask_beside_the_molecule_is_worse_than_none(truth: np.ndarray) -> None:
     beside = np.roll(soft_sphere(BOX, 8.0, 5.0), 36, axis=0)
     result = postprocess(*_halves(truth, 0.15), PIXEL, PostprocessOptions(mask=beside))
     assert result.chosen == "unmasked"
-    assert any("worse than none" in text for text in result.warnings)
+    assert any("worse than none" in finding.what for finding in result.findings)
     assert result.resolution() == result.curves.resolution(curve="unmasked")
 
 
 def test_noise_has_no_resolution_and_a_copy_too_much() -> None:
     noise = _halves(np.zeros((40, 40, 40), np.float32), 1.0)
     result = postprocess(*noise, PIXEL, PostprocessOptions(mask="sphere"))
-    assert any("do not correlate" in text for text in result.warnings)
+    assert any("do not correlate" in finding.what for finding in result.findings)
     assert result.resolution() > 20.0
     nearly = postprocess(noise[0], noise[0] + 0.01 * noise[1], PIXEL, PostprocessOptions(mask="none"))
-    assert any("up to Nyquist" in text for text in nearly.warnings)
+    assert any("up to Nyquist" in finding.what for finding in nearly.findings)
 
 
 def test_same_seed_same_bits(truth: np.ndarray) -> None:

@@ -122,7 +122,7 @@ def test_same_seed_same_bytes(truth: np.ndarray, tmp_path: Path) -> None:
 def test_reading_back(truth: np.ndarray, tmp_path: Path, half_precision: bool) -> None:
     outputs = write_particles(SIMULATION, truth, tmp_path, half_precision)
     particles = read_particles(outputs["star"])
-    assert particles.warnings == ()
+    assert particles.findings == ()
     assert (particles.n, particles.box, particles.pixel_size) == (40, BOX, PIXEL)
     assert np.bincount(particles.half_sets()).tolist() == [0, 20, 20]
     poses = SIMULATION.poses(range(40))
@@ -258,7 +258,7 @@ def test_bundled_data_come_from_the_recorded_command(root: Path) -> None:
     np.testing.assert_allclose(read_map(root / "data/particles/truth.mrc").array, scaled, atol=1e-4)
     particles = read_particles(root / "data/particles/particles.star")
     assert particles.n == 600
-    assert particles.warnings == ()
+    assert particles.findings == ()
     again = np.concatenate(list(images(simulation, scaled)))
     np.testing.assert_allclose(particles.images(slice(0, 32)), again, atol=0.005)
     np.testing.assert_array_equal(particles.angles_deg[:32], simulation.poses(range(32))[:, :3])
