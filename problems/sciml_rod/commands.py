@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sciml.command_line import console
+from sciml.runs.beginning import Files
 from sciml.runs.run import Run
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def main(arguments: list[str]) -> int:
     return console.dispatch("sciml rod", table, arguments)
 
 
+FILES = Files(outputs=("solution.csv",))
+"""What `sciml rod solve` writes besides what every run writes."""
+
+
 def solve(options: SolveOptions) -> int:
     """`sciml rod solve`: solve, check on held-out points, draw, report.
 
@@ -75,7 +80,7 @@ def solve(options: SolveOptions) -> int:
     for note in notes:
         console.say(f"Warning: {note}")
     model = case.network(form, options.seed).to(choose_device(options.device))
-    run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
+    run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite, files=FILES)
     phases = None
     if options.form in case.tolerances:
         phases = [sciml.Adam(), sciml.SelfScaled(tolerance=case.tolerances[options.form])]

@@ -68,7 +68,11 @@ def solve(
     loop.resume()
     if loop.result is None:
         # scipy's BLAS beside torch's own threads: each would wait, spinning, for cores that the other holds.
-        with threadpool_limits(1, "blas"), Interrupts() as interrupts, Progress(type(problem).__name__) as progress:
+        with (
+            threadpool_limits(1, "blas"),
+            Interrupts(problem.long_steps) as interrupts,
+            Progress(type(problem).__name__) as progress,
+        ):
             loop.run(interrupts, progress)
     solution = loop.solution()
     if throw and solution.result not in (Result.CONVERGED, Result.MAX_STEPS):

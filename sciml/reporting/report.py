@@ -12,6 +12,7 @@ from sciml.findings import Finding, by_severity, worst
 from sciml.reporting.optimisation_figure import optimisation_figure
 from sciml.reporting.page import Markup, element, figure, fold, page, short, table
 from sciml.runs.files import read_json, write_atomic
+from sciml.runs.manifest import inside
 from sciml.runs.run import Run
 from sciml.runs.stage import read_metrics
 
@@ -165,10 +166,11 @@ def _switch_sentences(summary: dict[str, Any], stages: dict[str, list[dict[str, 
 
 def _figures(run: Run) -> str:
     parts = ""
-    files = (run.path / "figures").glob("*.png")
+    files = [file for file in (run.path / "figures").glob("*.png") if inside(run.path, file)]
     for file in sorted(files, key=lambda file: (file.stat().st_mtime, file.name)):  # as the command drew them
         caption = file.with_suffix(".txt")
-        text = caption.read_text().strip() if caption.exists() else file.stem.replace("_", " ")
+        known = caption.exists() and inside(run.path, caption)
+        text = caption.read_text(encoding="utf-8").strip() if known else file.stem.replace("_", " ")
         parts += figure(file.read_bytes(), text)
     return parts
 
