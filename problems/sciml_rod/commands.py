@@ -38,8 +38,8 @@ class SolveOptions:
     seed: int = 0
     """Seed of the network's first parameters and of every batch."""
     switch: Literal["auto", "progress", "snr"] | int = "auto"
-    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little (auto), by its
-    progress, at an SNR threshold (snr), or at a step number."""
+    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little or the loss no
+    longer falls (auto), by its progress alone, at an SNR threshold (snr), or at a step number."""
     seconds: float | None = None
     """Stop after so many seconds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
