@@ -45,7 +45,7 @@ class Coverage:
     @property
     def enough(self) -> bool:
         """Whether there is a volume at all: some signal, from more than one view."""
-        return self.completeness > 0 and self.spread > _ONE_VIEW
+        return bool(self.completeness > 0 and self.spread > _ONE_VIEW)
 
     def findings(self) -> list[Finding]:
         """What a reader of the map must know."""
