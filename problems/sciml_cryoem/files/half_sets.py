@@ -140,8 +140,6 @@ def _close_pairs(table: Table, places: Places) -> Int[np.ndarray, "pairs 2"]:
         return_index=True,
         return_inverse=True,
     )
-    if len(np.unique(unique[:, :2], axis=0)) == 1:
-        return nothing  # the coordinates were not set
     equal = np.stack([first[place.reshape(-1)], np.arange(len(table))], 1)
     # Micrographs lie far apart in a third coordinate, so one search serves all.
     found: tuple[Any, Any] = KDTree(unique).query(
