@@ -9,10 +9,10 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from sciml import distributed
 from sciml.errors import InputError
@@ -33,10 +33,46 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
     """
     if not distributed.leader():
         return Path(path)
-    data = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(_bytes(content))
     return Path(path)
+
+
+def write_plainly(path: Path, content: bytes | str) -> Path:
+    """Write a whole file as `write_atomic` does, but without asking the ledger of its folder."""
+    if distributed.leader():
+        with _replacing(path) as temporary:
+            temporary.write_bytes(_bytes(content))
+    return path
+
+
+def _bytes(content: bytes | str) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+@runtime_checkable
+class Ledger(Protocol):
+    """Knows which files of a folder may be written (`sciml.runs.manifest.Manifest`)."""
+
+    def admit(self, target: Path) -> None:
+        """Raise `InputError` if a file is not to be replaced."""
+
+    def enter(self, target: Path, content: Path) -> None:
+        """Note a file whose content takes its place next."""
+
+
+_ledgers: dict[Path, Ledger] = {}
+
+
+def keep_ledger(folder: Path, ledger: Ledger) -> None:
+    """From now on ask a ledger before a file in this folder or below is written."""
+    _ledgers[folder.resolve()] = ledger
+
+
+def _ledger_of(target: Path) -> tuple[Ledger | None, Path]:
+    """The ledger of the innermost folder that has one, and the target with the links above it followed."""
+    real = target.parent.resolve() / target.name
+    return next((_ledgers[folder] for folder in real.parents if folder in _ledgers), None), real
 
 
 @contextmanager
@@ -47,6 +83,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     them look at. The file must exist when the block ends. After an error it is removed, and `path` stays as it was.
 
     Raises:
+        InputError: the file exists, lies in the folder of a run, and is not the run's (`keep_ledger`).
         OSError: the folder is missing, full or read-only.
     """
     target = Path(path)
@@ -54,14 +91,45 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as aside:
             yield Path(aside, target.name)
         return
+    ledger, real = _ledger_of(target)
+    if ledger is not None:
+        ledger.admit(real)
+    with _replacing(target) as temporary:
+        yield temporary
+        if ledger is not None:
+            ledger.enter(real, temporary)
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of another when the block ends."""
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, target)
+    except OSError as error:
+        if error.filename is None:  # a full disk says what happened, but not to which file
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
-    _flush_to_disk(target.parent)
+    if os.name != "nt":  # Windows cannot open a folder
+        _flush_to_disk(target.parent)
+
+
+def sweep(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed writes left of some files. Call it only while no other process writes there.
+
+    Args:
+        folder: where they lie.
+        names: of the files, without folder.
+    """
+    stems = {(Path(name).stem, Path(name).suffix) for name in names}
+    for file in folder.glob(".*"):
+        stem, _, number = file.stem[1:].rpartition(".")
+        if number.isdigit() and (stem, file.suffix) in stems and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -129,10 +197,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         InputError: the file is missing, or is not JSON; the message names the file and the line.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file.") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply to be a file of this program.") from None
+    except ValueError as error:  # a number of too many digits
+        raise InputError(f"{path}: not valid JSON ({error}).") from None

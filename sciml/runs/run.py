@@ -1,10 +1,12 @@
 """The run directory: what decides the result, what happened, and where each file of a run lies.
 
-DIR/experiment.json    what decides the result: the command and its options
+DIR/experiment.json    what decides the result: the command, its options, and fingerprints of its inputs
 DIR/provenance.json    versions, commit, machine and threads, and one more record for each time the run was resumed
 DIR/summary.json       the numbers of the finished run (the object that `--json` prints)
 DIR/figures/NAME.png   with an optional caption in NAME.txt
 DIR/report.html        one page
+DIR/manifest.json      name, size and SHA-256 of every file that the run wrote; what is not in it is someone else's
+DIR/.lock              the process that writes here, while it does
 DIR/stages/NAME/       one folder a solve: stage.json (when it began), metrics.jsonl and checkpoints/
 """
 
@@ -12,7 +14,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,8 +21,11 @@ from typing import Any
 
 from sciml import distributed
 from sciml.errors import InputError
-from sciml.runs.files import make_folder, read_json, to_json, write_atomic
-from sciml.runs.provenance import provenance
+from sciml.runs import trust
+from sciml.runs.beginning import OWN_FILES, Files, begin
+from sciml.runs.files import keep_ledger, make_folder, read_json, to_json, write_atomic
+from sciml.runs.lock import Lock
+from sciml.runs.manifest import Manifest
 from sciml.runs.stage import Stage
 
 
@@ -32,18 +36,17 @@ class CommandLine:
     Attributes:
         words: what was typed after `sciml`, e.g. `("rod", "solve", "--form", "weak")`.
         run: the folder of the first run that it made; None before.
+        signal: number of the signal that ends it; None before.
     """
 
     words: tuple[str, ...]
     run: Path | None = None
+    signal: int | None = None
 
 
 served: ContextVar[CommandLine | None] = ContextVar("served", default=None)
 """The command line being served, if any. `sciml.command_line.main` sets it and `Run.create` records it. So
 `sciml resume` can repeat a command, although the code that makes the run never saw its arguments."""
-
-PRESENTATION = frozenset({"out", "json", "overwrite", "quiet"})
-"""Options that change where and how the result is shown, but not the result."""
 
 
 class Run:
@@ -55,11 +58,12 @@ class Run:
         resumed: whether the folder already held this very experiment.
     """
 
-    def __init__(self, path: Path, experiment: Mapping[str, Any], resumed: bool) -> None:
+    def __init__(self, path: Path, experiment: Mapping[str, Any], resumed: bool, lock: Lock | None = None) -> None:
         self.path = path
         self.experiment = dict(experiment)
         self.resumed = resumed
         self._stages: dict[str, Stage] = {}
+        self._lock = lock
 
     @staticmethod
     def create(
@@ -68,6 +72,7 @@ class Run:
         command: Sequence[str] = (),
         options: Any = None,
         overwrite: bool = False,
+        files: Files | None = None,
     ) -> "Run":
         """Start a run in a folder, or go on with the same run.
 
@@ -76,10 +81,12 @@ class Run:
             command: what to type after `sciml`. While a command line is being served, what was typed is recorded
                 instead, because `sciml resume` must be able to repeat it.
             options: what decides the result: a mapping or a dataclass. Paths, enums and numbers are fine.
-            overwrite: remove the outputs of an earlier run in this folder, whatever it was.
+            overwrite: remove what an earlier run wrote in this folder, whatever it was.
+            files: what the command reads and writes besides.
 
         Raises:
-            InputError: the folder holds a different experiment, or is a file.
+            InputError: the folder holds a different experiment, or files that no run wrote where this one would write;
+                or an output is an input; or another process writes there; or an input has changed; or it is a file.
             OSError: it cannot be written to.
         """
         path = Path(directory)
@@ -87,10 +94,17 @@ class Run:
         line = served.get()
         words = [str(word) for word in (line.words if line else command)]
         experiment = json.loads(to_json({"command": words, "options": values}))
-        if line and line.run is None and not path.is_file():
+        lock: list[Lock] = []  # of the leading process alone
+
+        def lead() -> bool:
+            resumed, held = begin(path, experiment, overwrite, files or Files())
+            lock.append(held)
+            return resumed
+
+        resumed = distributed.led(lead)
+        if line and line.run is None:
             line.run = path
-        resumed = distributed.led(lambda: _begin(path, experiment, overwrite))
-        return Run(path, experiment, resumed)
+        return Run(path, experiment, resumed, *lock)
 
     @staticmethod
     def open(directory: str | os.PathLike[str]) -> "Run":
@@ -104,6 +118,9 @@ class Run:
             raise InputError(f"{path}: no such folder.")
         if not (path / "experiment.json").exists():
             raise InputError(f"{path} is not a run directory: it has no experiment.json.")
+        for file in (path / name for name in OWN_FILES):
+            if file.is_symlink():
+                raise InputError(f"{file} is a link; a run has none. This folder was not written by this program.")
         experiment = read_json(path / "experiment.json")
         if not isinstance(experiment, dict) or not isinstance(experiment.get("command"), list):
             raise InputError(f"{path / 'experiment.json'}: the field `command` (a list of words) is missing.")
@@ -125,10 +142,23 @@ class Run:
         """The numbers of a finished run; empty while it goes on.
 
         Raises:
-            InputError: summary.json is not JSON.
+            InputError: summary.json is damaged.
         """
         file = self.path / "summary.json"
-        return read_json(file) if file.exists() else {}
+        if not file.exists():
+            return {}
+        value = read_json(file)
+        if not isinstance(value, dict):
+            raise InputError(f"{file} is damaged: it holds no object.")
+        return value
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this user recorded the run on this host (`sciml.runs.trust`)."""
+        record = self.path / "provenance.json"
+        first = read_json(record) if record.exists() else None
+        signed = first.get("signature") if isinstance(first, dict) else None
+        return trust.is_own((self.path / "experiment.json").read_bytes(), signed)
 
     def stage(self, name: str = "solve") -> Stage:
         """The folder of one solve; the same object for the same name.
@@ -160,80 +190,41 @@ class Run:
         """Write summary.json, the object that `--json` prints. It marks the run as finished: write it last."""
         return write_atomic(self.path / "summary.json", to_json(summary, indent=1) + "\n")
 
+    def accept_source(self, digest: str | None) -> None:
+        """Take over the present hash of a user's source, with which the run then goes on.
+
+        Args:
+            digest: SHA-256 of the source now.
+        """
+        if not distributed.leader():
+            return
+        own, record = self.is_own, self.path / "provenance.json"
+        self.experiment["options"] = {**(self.experiment.get("options") or {}), "source_sha256": digest}
+        text = to_json(self.experiment, indent=1) + "\n"
+        first = read_json(record) if record.exists() else {}
+        signed = trust.signature(text.encode()) if own else None
+        keep_ledger(self.path, Manifest.read(self.path) or Manifest(self.path))
+        write_atomic(self.path / "experiment.json", text)
+        write_atomic(record, to_json({**first, "signature": signed}, indent=1) + "\n")
+
     def discard(self) -> None:
         """Remove what the run wrote, and its folder if nothing else is in it."""
         if not distributed.leader():
             return
-        _remove_outputs(self.path)
+        (Manifest.read(self.path) or Manifest(self.path)).remove()
+        self.release()
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
-
-def _begin(path: Path, experiment: Mapping[str, Any], overwrite: bool) -> bool:
-    """Make the folder of a run, and say in it what the run is; True if it held this very run already."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; name a folder for the run.")
-    file = path / "experiment.json"
-    resumed = file.exists() and not overwrite
-    if resumed and (differences := _differences(read_json(file), experiment)):
-        raise InputError(f"{path} holds a different run ({differences}). Choose another folder, or delete this one.")
-    make_folder(path)
-    if overwrite:
-        _remove_outputs(path)
-    _record_provenance(path / "provenance.json", resumed)
-    if not resumed:
-        write_atomic(file, to_json(experiment, indent=1) + "\n")
-    return resumed
-
-
-def _record_provenance(file: Path, resumed: bool) -> None:
-    record = provenance()
-    if resumed and file.exists():
-        first = read_json(file)
-        record = {**first, "resumed": [*first.get("resumed", []), record]}
-    write_atomic(file, to_json(record, indent=1) + "\n")
+    def release(self) -> None:
+        """Let other processes write in the folder: nothing more is written by this one."""
+        if self._lock is not None:
+            self._lock.release()
 
 
 def _created(stage: Path) -> float:
     """When a stage began, in seconds of the epoch; 0 when its record is missing."""
     file = stage / "stage.json"
-    return float(read_json(file)["created"]) if file.exists() else 0.0
-
-
-def _differences(old: Any, new: Mapping[str, Any]) -> str:
-    """A sentence that tells two experiments apart; empty when they are the same."""
-    if not isinstance(old, dict):
-        return "its experiment.json is not an object"
-    before, after = _options(old), _options(new)
-    words_before, words_after = _words(old), _words(new)
-    found = []
-    if words_before != words_after:
-        found.append(f"`{' '.join(words_before)}`, not `{' '.join(words_after)}`")
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            found.append(f"{name}: {before.get(name)!r} there, {after.get(name)!r} now")
-    return "; ".join(found)
-
-
-def _options(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    options = experiment.get("options") or {}
-    return {name: value for name, value in options.items() if name not in PRESENTATION}
-
-
-def _words(experiment: Mapping[str, Any]) -> list[str]:
-    """The command up to its first flag, without positional options.
-
-    Flags are compared through the options, where their order and spelling no longer matter.
-    """
-    command = [str(word) for word in experiment.get("command") or []]
-    values = {str(value) for value in (experiment.get("options") or {}).values()}
-    leading = command[: next((place for place, word in enumerate(command) if word.startswith("-")), len(command))]
-    return [word for word in leading if word not in values]
-
-
-def _remove_outputs(path: Path) -> None:
-    """Remove what a run writes, and nothing else that may lie in the folder."""
-    for folder in ("stages", "figures"):
-        shutil.rmtree(path / folder, ignore_errors=True)
-    for file in ("experiment.json", "provenance.json", "summary.json", "report.html"):
-        (path / file).unlink(missing_ok=True)
+    value = read_json(file) if file.exists() else None
+    created = value.get("created") if isinstance(value, dict) else 0.0
+    return float(created) if isinstance(created, int | float) else 0.0

@@ -12,13 +12,14 @@ from typing import no_type_check  # numba cannot compile what a run-time type ch
 import numba
 import numpy as np
 
+UNSIGNED = np.uint64
 _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
 
 
 @numba.njit(inline="always")
 @no_type_check
 def _cell(x, y, z, size):
-    """Lower corner, upper corner and fraction of the cell that holds a point with x >= 0, wrapped in y and z."""
+    """Lower and upper corner (x, y, z) and fraction of the cell that holds a point with x >= 0, wrapped in y and z."""
     # Keep the precision of the argument: subtracting an integer would make a float32 a float64, and all that follows.
     x_floor, y_floor, z_floor = np.floor(x), np.floor(y), np.floor(z)
     fx, fy, fz = x - x_floor, y - y_floor, z - z_floor
@@ -29,7 +30,8 @@ def _cell(x, y, z, size):
         z0 += size
     y1 = y0 + 1 if y0 + 1 < size else 0
     z1 = z0 + 1 if z0 + 1 < size else 0
-    return x0, y0, y1, z0, z1, fx, fy, fz
+    # Unsigned, because numba otherwise asks at every access whether an index counts from the end.
+    return UNSIGNED(x0), UNSIGNED(x0 + 1), UNSIGNED(y0), UNSIGNED(y1), UNSIGNED(z0), UNSIGNED(z1), fx, fy, fz
 
 
 @numba.njit(inline="always")
@@ -37,7 +39,7 @@ def _cell(x, y, z, size):
 def spread(grid, x, y, z, re, im, w):
     """Add a value and its weight to the eight corners of the cell that holds a point with x >= 0; float32."""
     one = np.float32(1.0)
-    x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, grid.shape[0])
+    x0, x1, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, grid.shape[0])
     for zj, tz in ((z0, one - fz), (z1, fz)):
         for yj, tzy in ((y0, tz * (one - fy)), (y1, tz * fy)):
             t = tzy * (one - fx)
@@ -45,22 +47,22 @@ def spread(grid, x, y, z, re, im, w):
             grid[zj, yj, x0, 1] += t * im
             grid[zj, yj, x0, 2] += t * w
             t = tzy * fx
-            grid[zj, yj, x0 + 1, 0] += t * re
-            grid[zj, yj, x0 + 1, 1] += t * im
-            grid[zj, yj, x0 + 1, 2] += t * w
+            grid[zj, yj, x1, 0] += t * re
+            grid[zj, yj, x1, 1] += t * im
+            grid[zj, yj, x1, 2] += t * w
 
 
 @numba.njit(inline="always")
 @no_type_check
 def value_at(spectrum, x, y, z):
     """Trilinear real and imaginary part of a half spectrum at a point with x >= 0."""
-    x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, spectrum.shape[0])
+    x0, x1, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, spectrum.shape[0])
     one = np.float32(1.0)
     gx, gy, gz = one - fx, one - fy, one - fz
-    a, b = spectrum[z0, y0, x0], spectrum[z0, y0, x0 + 1]
-    c, d = spectrum[z0, y1, x0], spectrum[z0, y1, x0 + 1]
-    e, f = spectrum[z1, y0, x0], spectrum[z1, y0, x0 + 1]
-    g, h = spectrum[z1, y1, x0], spectrum[z1, y1, x0 + 1]
+    a, b = spectrum[z0, y0, x0], spectrum[z0, y0, x1]
+    c, d = spectrum[z0, y1, x0], spectrum[z0, y1, x1]
+    e, f = spectrum[z1, y0, x0], spectrum[z1, y0, x1]
+    g, h = spectrum[z1, y1, x0], spectrum[z1, y1, x1]
     # Real and imaginary parts by themselves: a real factor would be made complex first.
     lower = gy * (gx * a.real + fx * b.real) + fy * (gx * c.real + fx * d.real)
     upper = gy * (gx * e.real + fx * f.real) + fy * (gx * g.real + fx * h.real)
@@ -141,11 +143,11 @@ def scatter(grid, axes, kx, ky, values):
             value = values[i, p]
             if x < 0:
                 x, y, z, value = -x, -y, -z, value.conjugate()
-            x0, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, size)
+            x0, x1, y0, y1, z0, z1, fx, fy, fz = _cell(x, y, z, size)
             for zj, tz in ((z0, one - fz), (z1, fz)):
                 for yj, t in ((y0, tz * (one - fy)), (y1, tz * fy)):
                     grid[zj, yj, x0] += value * (t * (one - fx))
-                    grid[zj, yj, x0 + 1] += value * (t * fx)
+                    grid[zj, yj, x1] += value * (t * fx)
 
 
 @numba.njit(inline="always")

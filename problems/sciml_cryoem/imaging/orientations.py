@@ -48,6 +48,8 @@ def random_turns(count: int, draw: np.random.Generator) -> Float[np.ndarray, "co
 
 OFFSETS, WIDEST = 1 / 16, 1 / 5
 """Range of the offsets that a search tries, as a share of the box: at first, and at most."""
+OFFSET_STEP = 1 / 32
+"""Distance of the offsets that a search tries, as a share of the box."""
 WIDER = 1.6
 """Factor by which the range is widened where offsets of images lie beyond it."""
 

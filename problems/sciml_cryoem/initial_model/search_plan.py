@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sciml_cryoem.imaging.orientations import OFFSETS, WIDEST
+from sciml_cryoem.imaging.orientations import OFFSET_STEP, OFFSETS, WIDEST
 
 FRONTIER = 2
 """Shells beyond the scored ones that are collected, and tested for signal."""
@@ -49,7 +49,7 @@ class SearchPlan:
         """
         mask = 0.42 if diameter is None else float(np.clip(0.55 * diameter, 0.12, 0.42))
         stop = min(STOP * 0.42 / mask, box / 2 - FRONTIER - 1)
-        return cls(min(START * 0.42 / mask, stop), stop, OFFSETS * box, box / 32, WIDEST * box, mask)
+        return cls(min(START * 0.42 / mask, stop), stop, OFFSETS * box, OFFSET_STEP * box, WIDEST * box, mask)
 
     @property
     def side(self) -> int:

@@ -67,7 +67,7 @@ def best_of(
         images: see `polish`.
         rotations: starts.
         offsets: starts, pixels.
-        options: by default `PolishOptions(evaluations=6)`.
+        options: by default `PolishOptions(evaluations=6, gain=0.25)`.
         device: see `polish`.
 
     Returns:
@@ -80,7 +80,7 @@ def best_of(
     jobs = (np.repeat(np.arange(n), starts), rotations.reshape(-1, 3, 3), offsets.reshape(-1, 2))
     if n != len(images):
         raise ValueError(f"starts for {n} images, but {len(images)} images")
-    found = _refine(reference, images, jobs, options or PolishOptions(evaluations=6), device)
+    found = _refine(reference, images, jobs, options or PolishOptions(evaluations=6, gain=0.25), device)
     best = found.misfit.reshape(n, starts).argmin(1)
     return found.take(np.arange(n) * starts + best), best
 

@@ -36,6 +36,10 @@ CANDIDATES = 3
 CROWDED = 0.3
 """Share of images in the outer quarter of the range of offsets from which that is widened: two thirds of what it would
 be if offsets were as frequent there as elsewhere."""
+FIRST = PolishOptions(gain=0.25)
+"""How poses of a search are polished: to a seventh of their standard deviation, for a later pass does it again."""
+MANY = 1000
+"""Known offsets of which all but the thousandth decide how far those of other images are searched; fewer do not."""
 JUMP_DEG = 10.0
 """An image whose better pose lies further away than so many degrees has jumped."""
 
@@ -62,8 +66,13 @@ class PassResult:
 
 
 def offset_range(box: int, poses: Poses) -> float:
-    """How far offsets are searched, pixels: a sixteenth of the box, and farther where those of the known poses come
-    near that."""
+    """How far offsets are searched, pixels: a sixteenth of the box; farther where those of the known poses come near
+    that, and less far where next to none of many comes near it.
+
+    Args:
+        box: of the images, pixels.
+        poses: of the images that have one.
+    """
     reach, widest = orientations.OFFSETS * box, orientations.WIDEST * box
     good = (poses.weights > 0.5) & (poses.expected > UNTOLD)  # the best pose in noise lies anywhere
     if not good.any():
@@ -71,6 +80,8 @@ def offset_range(box: int, poses: Poses) -> float:
     lengths = np.hypot(*poses.offsets[good].T)
     while reach < widest and (lengths > 0.75 * reach).mean() > CROWDED:
         reach *= orientations.WIDER
+    if len(lengths) >= MANY:
+        reach = min(reach, float(np.quantile(lengths, 1.0 - 1.0 / MANY)) + 0.5 * orientations.OFFSET_STEP * box)
     return min(reach, widest)
 
 
@@ -103,7 +114,7 @@ class ImagePass:
             self.search_radius = min(radius, images.search_radius)
             rotations = orientations.turned(orientations.half_turn_grid(2), turn)
             rotations = rotations[asymmetric_unit(rotations[:, 2], images.group)]
-            self.grid = PoseGrid(rotations, orientations.shift_disc(reach, box / 32))
+            self.grid = PoseGrid(rotations, orientations.shift_disc(reach, orientations.OFFSET_STEP * box))
             disc = Disc(box, self.search_radius)
             self.slices = [central_slices(reference.spectrum, rotations, disc) for reference in self.references]
 
@@ -205,7 +216,7 @@ class ImagePass:
         best = search(scored, self.slices[half - 1], self.grid, self.search_radius, wanted, self.device)
         starts, offsets = self.grid.poses(best.places)
         first, _ = best_of(replace(reference, plane=scored.disc), scored, starts, offsets, device=self.device)
-        fresh = polish(reference, observed, first.rotations, first.offsets, device=self.device)
+        fresh = polish(reference, observed, first.rotations, first.offsets, FIRST, self.device)
         jumped = np.zeros(len(spectra), bool)
         old = np.flatnonzero(known)
         if not len(old):

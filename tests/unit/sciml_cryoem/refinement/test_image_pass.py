@@ -23,3 +23,12 @@ def test_offsets_are_searched_farther_where_images_need_it(spread: float, expect
     assert _range(offsets, expected=2.0) == 5.0  # noise
     junk = np.concatenate([offsets, np.full((1500, 2), 30.0)])
     assert _range(junk, weights=(np.arange(3500) < 2000).astype(float)) == pytest.approx(expected)
+
+
+def test_offsets_are_searched_less_far_where_next_to_no_image_comes_near_the_range() -> None:
+    offsets = np.random.default_rng(1).uniform(-1.0, 1.0, (4000, 2))
+    half_a_step = 0.5 * 80 / 32
+    assert _range(offsets) == pytest.approx(np.sqrt(2.0) + half_a_step, abs=0.1)
+    assert _range(offsets[:500]) == 5.0  # too few to tell
+    few_far = np.concatenate([offsets, np.full((20, 2), 4.0)])
+    assert _range(few_far) == 5.0  # 0.5 % are out there

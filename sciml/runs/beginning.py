@@ -1,0 +1,184 @@
+"""How a run begins in a folder, or goes on there: nothing of anyone else's is touched, and nothing has changed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sciml.errors import InputError
+from sciml.runs import trust
+from sciml.runs.files import keep_ledger, make_folder, read_json, sweep, to_json, write_atomic
+from sciml.runs.lock import Lock
+from sciml.runs.manifest import Manifest, fingerprint
+from sciml.runs.provenance import provenance
+
+PRESENTATION = frozenset({"out", "json", "overwrite", "quiet", "accept_changed_source"})
+"""Options that change where and how the result is shown, but not the result."""
+
+OWN_FILES = ("experiment.json", "provenance.json", "summary.json", "report.html", "manifest.json", "stages", "figures")
+"""What every run writes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Files of a command besides those that every run writes.
+
+    Attributes:
+        inputs: what it reads; a change of one is noticed when the run goes on.
+        outputs: names of what it writes, relative to the folder of the run.
+    """
+
+    inputs: Sequence[Path] = ()
+    outputs: Sequence[str] = ()
+
+
+def begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files) -> tuple[bool, Lock]:
+    """Lock the folder of a run, made if missing, and say in it what the run is.
+
+    Args:
+        path: the folder.
+        experiment: command and options; receives the fingerprints of the inputs.
+        overwrite: remove what an earlier run wrote there.
+        files: what the command reads and writes.
+
+    Returns:
+        Whether the folder held this very run already, and the lock.
+
+    Raises:
+        InputError: see `Run.create`.
+    """
+    experiment["inputs"] = {str(file): fingerprint(file) for file in files.inputs}
+    there = path.exists()
+    lock = _lock(path, files)
+    try:
+        return _begin(path, experiment, overwrite, files), lock
+    except InputError:
+        lock.release()
+        if not there:
+            path.rmdir()
+        raise
+
+
+def write_experiment(path: Path, experiment: Mapping[str, Any]) -> None:
+    """Write what a run is, and who began it."""
+    text = to_json(experiment, indent=1) + "\n"
+    record = {**provenance(), **trust.recorder(), "signature": trust.signature(text.encode())}
+    write_atomic(path / "provenance.json", to_json(record, indent=1) + "\n")
+    write_atomic(path / "experiment.json", text)
+
+
+def _lock(path: Path, files: Files) -> Lock:
+    """The folder, made and locked.
+
+    Raises:
+        InputError: see `Run.create`.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; name a folder for the run.")
+    folder, inputs = path.resolve(), {file.resolve() for file in files.inputs}
+    clashes = [name for name in (*files.outputs, *OWN_FILES) if (folder / name).resolve() in inputs]
+    if clashes:
+        raise InputError(
+            f"{path / clashes[0]} is an input of this command, which would replace it. Choose another --out."
+        )
+    make_folder(path)
+    return Lock(path)
+
+
+def _begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files) -> bool:
+    """Say in the folder of a run what the run is; True if it held this very run already."""
+    file = path / "experiment.json"
+    manifest = Manifest.read(path)
+    earlier = read_json(file) if file.exists() else None
+    if earlier is not None and manifest is None:
+        raise InputError(
+            f"{path} holds a run without manifest.json, so that nobody knows which files are its own. Choose another "
+            "folder."
+        )
+    resumed = earlier is not None and not overwrite
+    if resumed and (differences := _differences(earlier, experiment)):
+        raise InputError(f"{path} holds a different run ({differences}). Choose another folder, or delete this one.")
+    manifest = manifest or Manifest(path)
+    if overwrite and (changed := [text for text in manifest.differences() if text.endswith("changed")]):
+        raise InputError(
+            f"{path}: {', '.join(changed)} since the run wrote it. Move it away, or choose another folder."
+        )
+    wanted = [*OWN_FILES, *files.outputs]
+    strangers = [name for name in manifest.strangers(wanted) if not (manifest.files and name in OWN_FOLDERS)]
+    if strangers:
+        raise InputError(
+            f"{path} holds files that no run of this program wrote and that this one would replace: "
+            f"{', '.join(strangers)}. Choose another folder, or move them away."
+        )
+    if overwrite:
+        manifest.remove()
+    for folder in [path, path / "figures", *(path / "stages").glob("*/"), *(path / "stages").glob("*/checkpoints/")]:
+        sweep(folder, [Path(name).name for name in [*wanted, *manifest.files]])
+    keep_ledger(path, manifest)
+    if resumed:
+        _record_resumption(path / "provenance.json")
+    else:
+        write_experiment(path, experiment)
+    return resumed
+
+
+OWN_FOLDERS = ("manifest.json", "stages", "figures")
+"""Of `OWN_FILES` what a manifest does not list by this name."""
+
+
+def _record_resumption(file: Path) -> None:
+    """Add who goes on with a run. The signature stays: what was not signed here does not become so by going on."""
+    first = read_json(file) if file.exists() else {}
+    first = first if isinstance(first, dict) else {}
+    before = first.get("resumed")
+    now = {**provenance(), **trust.recorder()}
+    record = {**first, "resumed": [*before, now] if isinstance(before, list) else [now]}
+    write_atomic(file, to_json(record, indent=1) + "\n")
+
+
+def _differences(old: Any, new: Mapping[str, Any]) -> str:
+    """A sentence that tells two experiments apart; empty when they are the same."""
+    if not isinstance(old, dict):
+        return "its experiment.json is not an object"
+    before, after = _options(old), _options(new)
+    words_before, words_after = _words(old), _words(new)
+    found = []
+    if words_before != words_after:
+        found.append(f"`{' '.join(words_before)}`, not `{' '.join(words_after)}`")
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            found.append(f"{name}: {before.get(name)!r} there, {after.get(name)!r} now")
+    return "; ".join([*found, *_changed_inputs(old, new)])
+
+
+def _changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A sentence for each input that is not what it was. A folder that was moved keeps the names of its files."""
+    before, found = old.get("inputs"), []
+    if not isinstance(before, dict):
+        return []
+    by_name = {Path(file).name: state for file, state in before.items() if isinstance(state, dict)}
+    for file, state in new["inputs"].items():
+        known = before.get(file) or by_name.get(Path(file).name)
+        if not isinstance(known, dict):
+            found.append(f"{file} was no input then")
+        elif known.get("size") != state["size"]:
+            found.append(f"{file} had {known.get('size')} bytes then and has {state['size']} now")
+        elif known.get("sha256") != state["sha256"]:
+            found.append(f"{file} has another content than then")
+    return found
+
+
+def _options(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    options = experiment.get("options") or {}
+    return {name: value for name, value in options.items() if name not in PRESENTATION}
+
+
+def _words(experiment: Mapping[str, Any]) -> list[str]:
+    """The command up to its first flag, without positional options.
+
+    Flags are compared through the options, where their order and spelling no longer matter.
+    """
+    command = [str(word) for word in experiment.get("command") or []]
+    values = {str(value) for value in (experiment.get("options") or {}).values()}
+    leading = command[: next((place for place, word in enumerate(command) if word.startswith("-")), len(command))]
+    return [word for word in leading if word not in values]

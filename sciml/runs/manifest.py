@@ -1,0 +1,165 @@
+"""What in a folder is a run's own: name, size and SHA-256 of every file that it wrote, in DIR/manifest.json.
+
+A file is entered before it takes its place, so that a kill at any moment leaves no file of ours unlisted. What is not
+listed belongs to someone else: it is never replaced or removed. The folders of solves (`stages/`) are not listed; their
+metrics grow all the time, and their names are known.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sciml.errors import InputError
+from sciml.runs.files import read_json, to_json, write_plainly
+
+NAME = "manifest.json"
+UNLISTED = frozenset({NAME, ".lock"})
+"""Files of a run that the manifest does not list: itself, and the lock."""
+STAGE_FILES = ("stage.json", "metrics.jsonl", "checkpoints/*.safetensors")
+
+
+class Manifest:
+    """The files of one run.
+
+    Args:
+        folder: of the run.
+        files: name relative to the folder -> `size` and `sha256`.
+    """
+
+    def __init__(self, folder: Path, files: dict[str, dict[str, Any]] | None = None) -> None:
+        self.folder = folder
+        self.files = files or {}
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The manifest of a folder; None where there is none.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        file = folder / NAME
+        if not file.exists():
+            return None
+        value = read_json(file)
+        files = value.get("files") if isinstance(value, dict) else None
+        if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
+            raise InputError(f"{file} is damaged: it does not list files with size and sha256.")
+        return cls(folder, {_plain(name, file): entry for name, entry in files.items()})
+
+    def admit(self, target: Path) -> None:
+        """Ask whether a file may be written.
+
+        Raises:
+            InputError: it exists, and this run did not write it.
+        """
+        name = self._name(target)
+        if name is not None and os.path.lexists(target) and name not in self.files:
+            raise InputError(
+                f"{target} exists and was not written by this run. Move it away, or choose another folder with --out."
+            )
+
+    def enter(self, target: Path, content: Path) -> None:
+        """List a file that is about to take its place.
+
+        Args:
+            target: its place.
+            content: where its content is now.
+        """
+        name = self._name(target)
+        if name is not None:
+            self.files[name] = _entry(content)
+            self.write()
+
+    def _name(self, target: Path) -> str | None:
+        """The name under which a file is listed; None for what is not."""
+        name = target.relative_to(self.folder).as_posix()
+        return None if name in UNLISTED or name.startswith("stages/") else name
+
+    def write(self) -> None:
+        """Write manifest.json."""
+        write_plainly(self.folder / NAME, to_json({"files": self.files}, indent=1) + "\n")
+
+    def strangers(self, names: Iterable[str]) -> list[str]:
+        """Those of some names under which the folder holds what this run did not write."""
+        return [name for name in names if os.path.lexists(self.folder / name) and name not in self.files]
+
+    def differences(self) -> list[str]:
+        """What no longer is as it was written, a sentence each."""
+        found = []
+        for name, entry in sorted(self.files.items()):
+            file = self.folder / name
+            if not file.is_file() or file.is_symlink():
+                found.append(f"{name} is missing")
+            elif _entry(file) != entry:
+                found.append(f"{name} was changed")
+        return found
+
+    def remove(self) -> None:
+        """Remove the files of the run that are as they were written, its solves, and folders that are then empty."""
+        for name, entry in self.files.items():
+            file = self.folder / name
+            if file.is_file() and not file.is_symlink() and _entry(file) == entry:
+                file.unlink()
+        for stage in (self.folder / "stages").glob("*/"):
+            for pattern in STAGE_FILES:
+                for file in stage.glob(pattern):
+                    file.unlink()
+            _remove_empty(stage / "checkpoints", stage)
+        _remove_empty(*{(self.folder / name).parent for name in self.files} - {self.folder}, self.folder / "stages")
+        (self.folder / NAME).unlink(missing_ok=True)
+        self.files.clear()
+
+
+def fingerprint(file: Path) -> dict[str, Any]:
+    """Size, time and hash of an input, by which a change of it is noticed when a run goes on.
+
+    Of a file above 64 MB beginning, end and eight blocks between are hashed.
+    """
+    state, digest = file.stat(), hashlib.sha256()
+    with file.open("rb") as content:
+        if state.st_size <= WHOLE:
+            digest.update(content.read())
+        else:
+            for place in range(BLOCKS + 2):
+                content.seek(place * (state.st_size - BLOCK) // (BLOCKS + 1))
+                digest.update(content.read(BLOCK))
+    return {"size": state.st_size, "time": state.st_mtime, "sha256": digest.hexdigest()}
+
+
+WHOLE, BLOCK, BLOCKS = 64 << 20, 64 << 10, 8
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("size"), int) and isinstance(value.get("sha256"), str)
+
+
+def _plain(name: str, file: Path) -> str:
+    """A name that stays inside the folder.
+
+    Raises:
+        InputError: it does not.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{file} is damaged: it lists {json.dumps(name)}, which lies outside the folder.")
+    return name
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    with file.open("rb") as content:
+        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+
+
+def _remove_empty(*folders: Path) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def inside(folder: Path, file: Path) -> bool:
+    """Whether a file lies in a folder, links followed."""
+    return file.resolve().is_relative_to(folder.resolve())
