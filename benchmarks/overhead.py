@@ -73,7 +73,7 @@ class Watching(AutoSwitch):
     """The default rule at work, but never content: the stochastic phase goes on."""
 
     def __init__(self) -> None:
-        super().__init__(enough=0.0, most=math.inf)
+        super().__init__(enough=0.0, most=math.inf, dry=-math.inf)
 
 
 def ours_stochastic(setup: Setup) -> float:

@@ -45,13 +45,14 @@ class Finding:
         if not isinstance(value, dict):
             return cls(str(value), severity="note")
         text = {name: str(value.get(name) or "") for name in ("what", "where", "remedy")}
-        severity: Severity = next((known for known in SEVERITIES if known == value.get("severity")), "warning")
+        word = value.get("severity")
+        severity = SEVERITIES[SEVERITIES.index(word) if word in SEVERITIES else 1]
         return cls(text["what"], text["where"], severity, text["remedy"])
 
 
 def worst(findings: list[Finding]) -> Severity:
     """The highest severity among findings; "note" where there are none."""
-    return max((finding.severity for finding in findings), key=SEVERITIES.index, default="note")
+    return SEVERITIES[max((SEVERITIES.index(finding.severity) for finding in findings), default=0)]
 
 
 def by_severity(findings: list[Finding]) -> list[Finding]:

@@ -59,6 +59,7 @@ def _particle_readers(folder: Path) -> list[Reader]:
     import numpy as np
     from sciml_cryoem.files.check import check_particles
     from sciml_cryoem.files.mrc import read_map, write_map
+    from sciml_cryoem.files.particles import Source
     from sciml_cryoem.files.reference_map import read_reference
 
     words = ["--number", "12", "--box", "16", "--pixel", "14", "--out", str(folder)]
@@ -68,7 +69,7 @@ def _particle_readers(folder: Path) -> list[Reader]:
     star, stack, volume = folder / "particles.star", folder / "particles.mrcs", folder / "map.mrc"
 
     def check() -> None:
-        found = check_particles(star, None, "signed", ("poses", "ctf", "halves"))
+        found = check_particles(Source(star), ("poses", "ctf", "halves"))
         if found.fatal:
             raise InputError("refused")
 

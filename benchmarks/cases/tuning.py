@@ -1,6 +1,7 @@
 """The problems on which the thresholds of the switch are chosen. None of them is judged.
 
-Two are of the judged kinds (logistic regression, Poisson's equation), but with other data, sizes or targets.
+Two are of the judged kinds (logistic regression, Poisson's equation), but with other data, sizes or targets. Six were
+judged before, with other seeds.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ from sciml_rod import CASES as BARS
 from sciml_rod import StrongForm
 from torch import Tensor, nn
 
+from cases.formerly_unseen import FORMERLY_UNSEEN
 from cases.switch import FINITE, Case, CoarsePoisson, Linear, Weights, _Coarse
+from cases.table import some_of
 from sciml import LBFGS, Adam, Problem, SelfScaled
 from sciml.pde import MLP
 from sciml.seeds import generator
@@ -39,12 +42,6 @@ class Many(Linear):
             return self.rows, self.values
         chosen = some_of(self.items, size, generator)
         return self.rows[chosen], self.values[chosen]
-
-
-def some_of(items: int, size: int, generator: torch.Generator) -> Tensor:
-    """Numbers below `items`, drawn without replacement, where they are few of many."""
-    drawn = torch.randint(items, (2 * size,), generator=generator).unique()
-    return drawn[torch.randperm(len(drawn), generator=generator)[:size]]
 
 
 class Rings(Problem[nn.Module, tuple[Tensor, Tensor]]):
@@ -117,4 +114,5 @@ TUNING = (
     Case("heat", lambda _: CoarseHeat(), CoarseHeat().model, _SMALL, "relative_l2", 1e-4, 1500),
     Case("convection", lambda _: CoarseConvection(), CoarseConvection().model, _SMALL, "relative_l2", 1e-2, 2000),
     Case("rod oscillatory", lambda _: _ROD, lambda s: _BAR.network(_ROD, s), _SMALL, "relative_l2", 1e-3, 2000),
+    *FORMERLY_UNSEEN,
 )  # fmt: skip

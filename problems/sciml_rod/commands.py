@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sciml.command_line import console
+from sciml.runs.beginning import Files
 from sciml.runs.run import Run
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class SolveOptions:
     seed: int = 0
     """Seed of the network's first parameters and of every batch."""
     switch: Literal["auto", "progress", "snr"] | int = "auto"
-    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little (auto), by its
-    progress, at an SNR threshold (snr), or at a step number."""
+    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little or the loss no
+    longer falls (auto), by its progress alone, at an SNR threshold (snr), or at a step number."""
     seconds: float | None = None
     """Stop after so many seconds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -55,6 +56,10 @@ def main(arguments: list[str]) -> int:
 
     table = {"solve": (SolveOptions, solve), "variance": (VarianceOptions, variance)}
     return console.dispatch("sciml rod", table, arguments)
+
+
+FILES = Files(outputs=("solution.csv",))
+"""What `sciml rod solve` writes besides what every run writes."""
 
 
 def solve(options: SolveOptions) -> int:
@@ -75,7 +80,7 @@ def solve(options: SolveOptions) -> int:
     for note in notes:
         console.say(f"Warning: {note}")
     model = case.network(form, options.seed).to(choose_device(options.device))
-    run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
+    run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite, files=FILES)
     phases = None
     if options.form in case.tolerances:
         phases = [sciml.Adam(), sciml.SelfScaled(tolerance=case.tolerances[options.form])]

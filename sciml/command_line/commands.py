@@ -1,6 +1,7 @@
 """The built-in commands: demo, solve, resume, report."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from sciml.command_line import console, demo
 from sciml.command_line.console import Main
 from sciml.command_line.devices import Device, choose_device
 from sciml.errors import InputError
+from sciml.runs.beginning import Files
 from sciml.runs.files import read_json
+from sciml.runs.manifest import Manifest
 from sciml.runs.run import Run
 
 
@@ -27,8 +30,8 @@ class SolveOptions:
     seed: int = 0
     """Seed of the model's first parameters and of every batch."""
     switch: Literal["auto", "progress", "snr"] | int = "auto"
-    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little (auto), by its
-    progress, at an SNR threshold (snr), or at a step number."""
+    """When the stochastic phase ends: when its signal-to-noise ratio makes its steps worth too little or the loss no
+    longer falls (auto), by its progress alone, at an SNR threshold (snr), or at a step number."""
     seconds: float | None = None
     """Stop after this many seconds."""
     evaluations: float | None = None
@@ -37,6 +40,8 @@ class SolveOptions:
     """Where to compute."""
     overwrite: bool = False
     """Discard an earlier run in the folder."""
+    accept_changed_source: bool = False
+    """Go on with a run although the file of the problem was changed since it began."""
     json: bool = False
     """Print one JSON object as the last line."""
 
@@ -44,6 +49,20 @@ class SolveOptions:
 @dataclass(frozen=True)
 class ResumeOptions:
     """Go on with a run that was stopped."""
+
+    directory: tyro.conf.Positional[Path]
+    """The run directory."""
+    trust: bool = False
+    """Repeat the command of a folder that was not recorded by you on this machine."""
+    accept_changed_source: bool = False
+    """Go on although the Python file of the problem was changed since the run began."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Compare the files of a run with its manifest."""
 
     directory: tyro.conf.Positional[Path]
     """The run directory."""
@@ -77,6 +96,7 @@ def serve(name: str, arguments: Sequence[str], main: Main) -> int:
         "solve": (SolveOptions, run_solve),
         "resume": (ResumeOptions, lambda options: run_resume(options, main)),
         "report": (ReportOptions, run_report),
+        "verify": (VerifyOptions, run_verify),
     }
     options, function = table[name]
     return function(console.parse(f"sciml {name}", options, arguments))
@@ -89,16 +109,46 @@ def run_solve(options: SolveOptions) -> int:
     import sciml
     from sciml.command_line import user_problem
 
-    problem, digest = user_problem.load(options.target)
+    digest = user_problem.digest(options.target)
+    _check_source(options, digest)
+    problem = user_problem.load(options.target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = user_problem.model_of(problem)
     model = model.to(choose_device(options.device))
-    run = Run.create(options.out, options={**asdict(options), "source_sha256": digest}, overwrite=options.overwrite)
+    run = Run.create(
+        options.out,
+        options={**asdict(options), "source_sha256": digest},
+        overwrite=options.overwrite,
+        files=Files(outputs=("model.safetensors",)),
+    )
     budget = sciml.Budget(seconds=options.seconds, evaluations=options.evaluations)
-    solution = sciml.solve(problem, model, switch=options.switch, seed=options.seed, budget=budget, run=run)
+    with user_problem.framed(options.target, run.path):
+        solution = sciml.solve(problem, model, switch=options.switch, seed=options.seed, budget=budget, run=run)
+        values = problem.evaluate(solution.model)
     _save_model(solution.model, run.path / "model.safetensors")
-    return console.conclude(run, solution.summary(problem.evaluate(solution.model)), json=options.json)
+    return console.conclude(run, solution.summary(values), json=options.json)
+
+
+def _check_source(options: SolveOptions, digest: str | None) -> None:
+    """Compare the user's file with that of the run in the folder, before a line of it is executed.
+
+    Raises:
+        InputError: it was changed, and the user has not accepted that.
+    """
+    if options.overwrite or not (options.out / "experiment.json").exists():
+        return
+    run = Run.open(options.out)
+    recorded = run.experiment.get("options")
+    before = recorded.get("source_sha256") if isinstance(recorded, dict) else None
+    if before == digest:
+        return
+    if not options.accept_changed_source:
+        raise InputError(
+            f"{options.target} was changed since {options.out} was begun. If that is meant, go on with: "
+            f"sciml resume {options.out} --accept-changed-source"
+        )
+    run.accept_source(digest)
 
 
 def run_resume(options: ResumeOptions, main: Main) -> int:
@@ -114,13 +164,55 @@ def run_resume(options: ResumeOptions, main: Main) -> int:
             console.print_json(run.summary)
         return console.DONE if run.summary.get("result", "CONVERGED") == "CONVERGED" else console.NOT_CONVERGED
     words = resume_words(run.command, run.path.resolve())
+    _check_trust(run, words, options)
+    if options.accept_changed_source:
+        words.append("--accept-changed-source")
     if options.json and "--json" not in words:
         words.append("--json")
     record = run.path / "provenance.json"
-    started = Path(read_json(record).get("directory", ".")) if record.exists() else Path()
+    known = read_json(record) if record.exists() else {}
+    started = Path(str(known.get("directory", "."))) if isinstance(known, dict) else Path()
     if started.is_dir():  # the recorded command may hold paths relative to where it was typed
         os.chdir(started)
     return main(words)
+
+
+def _check_trust(run: Run, words: Sequence[str], options: ResumeOptions) -> None:
+    """Show what a folder wants to run, and refuse it unless it was recorded by this user on this machine.
+
+    Raises:
+        InputError: it was not, and the user has not said to trust it.
+    """
+    console.say(f"Repeating: sciml {shlex.join(words)}")
+    if run.command[0] == "resume":
+        raise InputError(f"{run.path} records `sciml resume`, which makes no run. It was not written by this program.")
+    if not options.trust and not run.is_own:
+        raise InputError(
+            f"{run.path} was not recorded by you on this machine, or was changed since. Its command may run code and "
+            "write files anywhere. If you trust it, say so: --trust"
+        )
+
+
+def run_verify(options: VerifyOptions) -> int:
+    """`sciml verify`: whether the files of a run are those that it wrote.
+
+    Returns:
+        0 if they are, 2 if not.
+    """
+    run = Run.open(options.directory)
+    manifest = Manifest.read(run.path)
+    if manifest is None:
+        raise InputError(f"{run.path} has no manifest.json: nobody knows what the run wrote.")
+    differences = manifest.differences()
+    for text in differences:
+        console.say(text)
+    signed = (
+        "recorded by you on this machine" if run.is_own else "not recorded by you on this machine, or changed since"
+    )
+    console.say(f"{len(manifest.files)} files, {len(differences)} not as they were written; {signed}.")
+    if options.json:
+        console.print_json({"files": len(manifest.files), "differences": differences, "own": run.is_own})
+    return console.BAD_INPUT if differences else console.DONE
 
 
 def run_report(options: ReportOptions) -> int:

@@ -14,7 +14,7 @@ from sciml.findings import by_severity
 from sciml.runs.files import to_json
 from sciml.runs.run import Run
 
-DONE, BAD_INPUT, NOT_CONVERGED, INPUT_OUTPUT, INTERRUPTED, BROKEN_PIPE = 0, 2, 3, 74, 130, 141
+DONE, BAD_INPUT, NOT_CONVERGED, INPUT_OUTPUT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 2, 3, 74, 130, 141, 143
 """Exit codes; `sciml.command_line.main` says what each means."""
 
 Commands = Mapping[str, tuple[type, Callable[[Any], int]]]

@@ -1,7 +1,8 @@
 """The command line `sciml`: finds the command, imports only what it needs, and turns every end into an exit code.
 
 Exit codes: 0 done; 2 wrong usage or bad input; 3 the solve did not converge (its outputs are written); 74 a file could
-not be written or read, or another process of the run is gone; 130 interrupted; 141 the reader of the output left.
+not be written or read, or another process of the run is gone; 130 interrupted; 141 the reader of the output left;
+143 terminated (SIGTERM).
 
 Under torchrun one process leads. The others print nothing, and exit with 0 when only writing is left to do. A process
 that fails alone says so and exits with a code of its own.
@@ -12,7 +13,10 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import os
+import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextvars import Token
@@ -29,6 +33,7 @@ BUILT_IN = {
     "solve": "Solve a problem of your own: `sciml solve my_pde.py:Beam --out DIR`.",
     "resume": "Go on with a run that was stopped, or say that it is finished.",
     "report": "One page for one or several runs.",
+    "verify": "Compare the files of a run with what it wrote.",
 }
 
 GRACE = 3.0
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _code(words: list[str], line: CommandLine, token: Token[CommandLine | None]) -> int:
     """Serve the command line, print the message of an error, and return the exit code."""
     try:
-        with _silent_follower():
+        with _terminable(line), _silent_follower():
             code = _serve(words)
         sys.stdout.flush()
         return code
@@ -70,8 +75,9 @@ def _code(words: list[str], line: CommandLine, token: Token[CommandLine | None])
         say(f"sciml: {error}")
         return console.NOT_CONVERGED
     except KeyboardInterrupt:
-        say(f"Interrupted. Go on with: sciml resume {line.run}" if line.run else "Interrupted.")
-        return console.INTERRUPTED
+        what = "Terminated" if line.signal == signal.SIGTERM else "Interrupted"
+        say(f"{what}. Go on with: sciml resume {shlex.quote(str(line.run))}" if line.run else f"{what}.")
+        return console.TERMINATED if line.signal == signal.SIGTERM else console.INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return console.BROKEN_PIPE
@@ -88,6 +94,24 @@ def _tell(error: Exception) -> None:
         say(f"sciml: {error}")
     elif distributed.speaks_for_its_machine() or not isinstance(error, InputError | distributed.RankError):
         print(f"sciml: process {distributed.rank()} of {distributed.size()}: {error}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _terminable(line: CommandLine) -> Iterator[None]:
+    """Make SIGTERM, with which schedulers and containers end a process, an interrupt that cleans up as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        line.signal = number
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -1,37 +1,81 @@
 """Imports a problem of the user's own: `my_pde.py:Beam` or `package.module:Beam`."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sciml.errors import InputError
+from sciml.errors import ConvergenceError, InputError
 
 
-def load(target: str) -> tuple[Any, str | None]:
+def load(target: str) -> Any:
     """Import the module and make the problem.
 
     Args:
         target: `FILE.py:NAME` or `package.module:NAME`. NAME is a subclass of `sciml.Problem` that can be made without
             arguments, or an instance of one.
 
-    Returns:
-        The problem, and the SHA-256 of its file (None for an installed module), which a run records.
-
     Raises:
         InputError: the string, the file or the class cannot be used.
     """
+    place, name = _parts(target)
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    return _make(module, name, place)
+
+
+def digest(target: str) -> str | None:
+    """SHA-256 of the file of a problem, which a run records; None for an installed module. Nothing is executed.
+
+    Raises:
+        InputError: the string names no problem, or the file is missing.
+    """
+    place, _ = _parts(target)
+    if not place.endswith(".py"):
+        return None
+    if not Path(place).is_file():
+        raise InputError(f"{place}: no such file.")
+    return hashlib.sha256(Path(place).read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def framed(target: str, run: Path) -> Iterator[None]:
+    """Turn an exception in the user's file into a message that says where, and how to go on.
+
+    Args:
+        target: of `load`.
+        run: folder of the run.
+
+    Raises:
+        InputError: the exception passed through a line of the file. Others are faults of this program.
+    """
+    try:
+        yield
+    except (InputError, ConvergenceError, OSError):
+        raise
+    except Exception as error:
+        file = Path(_parts(target)[0])
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+        if not frames:
+            raise
+        raise InputError(
+            f"{file}, line {frames[-1].lineno}, in {frames[-1].name}: {type(error).__name__}: {error}\n"
+            f"The newest checkpoint is kept. Repair the file, then go on with: "
+            f"sciml resume {run} --accept-changed-source"
+        ) from error
+
+
+def _parts(target: str) -> tuple[str, str]:
+    """File or module, and class."""
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name.isidentifier():
         raise InputError(f"{target!r} names no problem; give FILE.py:CLASS or package.module:CLASS.")
-    file = Path(place) if place.endswith(".py") else None
-    module = _import_file(file) if file else _import_module(place)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
-    return _make(module, name, place), digest
+    return place, name
 
 
 def model_of(problem: Any) -> Any:
@@ -73,8 +117,6 @@ def _make(module: ModuleType, name: str, place: str) -> Any:
 
 
 def _import_file(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise InputError(f"{file}: no such file.")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise InputError(f"{file} cannot be imported as Python.")

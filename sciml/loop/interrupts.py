@@ -5,16 +5,21 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+from sciml.runs.run import served
+
 
 class Interrupts:
     """Turns the first Ctrl-C or SIGTERM into a request that the loop honours between steps. The second acts at once.
+
+    Args:
+        at_once: the first acts at once, too, because a step takes long and its end is saved in any case.
 
     Attributes:
         asked: whether there was one.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, at_once: bool = False) -> None:
+        self.asked, self.at_once = False, at_once
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -24,7 +29,9 @@ class Interrupts:
         return self
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
+        if line := served.get():
+            line.signal = number
+        if self.asked or self.at_once:
             raise KeyboardInterrupt
         self.asked = True
 

@@ -43,8 +43,8 @@ def solve(
         model: is trained in place. Its parameters decide device and dtype, and become views of one flat vector.
         phases: the algorithms in order. None takes watched Adam, then a quasi-Newton method that fits the model's size.
         switch: what ends a stochastic phase that another phase follows: "auto" (the signal-to-noise ratio makes its
-            steps worth too little), "progress" (the loss falls too slowly), "snr" (the literal rule: the ratio is below
-            a threshold), a step number, or a rule of your own.
+            steps worth too little, or the loss no longer falls), "progress" (the loss falls too slowly), "snr" (the
+            literal rule: the ratio is below a threshold), a step number, or a rule of your own.
         seed: decides every batch. The model's initial parameters are the caller's.
         budget: where to stop at the latest; None for no limit but those of the phases.
         run: where metrics and checkpoints are written: a run (its stage "solve" is used) or a stage. If it holds a
@@ -68,7 +68,11 @@ def solve(
     loop.resume()
     if loop.result is None:
         # scipy's BLAS beside torch's own threads: each would wait, spinning, for cores that the other holds.
-        with threadpool_limits(1, "blas"), Interrupts() as interrupts, Progress(type(problem).__name__) as progress:
+        with (
+            threadpool_limits(1, "blas"),
+            Interrupts(problem.long_steps) as interrupts,
+            Progress(type(problem).__name__) as progress,
+        ):
             loop.run(interrupts, progress)
     solution = loop.solution()
     if throw and solution.result not in (Result.CONVERGED, Result.MAX_STEPS):

@@ -40,6 +40,9 @@ pre { background: #f5f7f9; border: 1px solid var(--line); border-radius: .4rem; 
       font-size: .88rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
+GENERATOR = '<meta name="generator" content="sciml">'
+"""By which a page of this program is known."""
+
 
 def page(title: str, body: str) -> str:
     """A whole HTML document.
@@ -50,6 +53,7 @@ def page(title: str, body: str) -> str:
     """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"{GENERATOR}\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )

@@ -10,8 +10,9 @@ from typing import Any
 from sciml.errors import InputError
 from sciml.findings import Finding, by_severity, worst
 from sciml.reporting.optimisation_figure import optimisation_figure
-from sciml.reporting.page import Markup, element, figure, fold, page, short, table
+from sciml.reporting.page import GENERATOR, Markup, element, figure, fold, page, short, table
 from sciml.runs.files import read_json, write_atomic
+from sciml.runs.manifest import inside
 from sciml.runs.run import Run
 from sciml.runs.stage import read_metrics
 
@@ -54,7 +55,7 @@ def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
         The path of the page.
 
     Raises:
-        InputError: a folder is missing or holds no run.
+        InputError: a folder is missing or holds no run, or the page exists and is not one of this program.
         OSError: the page cannot be written.
     """
     runs = [Run.open(path) for directory in run_dirs for path in _expand(Path(directory))]
@@ -71,6 +72,8 @@ def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):
             body += element("h2", name, id=f"run{number}") + _run(run)
     target = Path(out)
+    if target.exists() and GENERATOR.encode() not in target.read_bytes()[:500]:
+        raise InputError(f"{target} exists and is no report of this program. Move it away, or name another with --out.")
     target.parent.mkdir(parents=True, exist_ok=True)
     return write_atomic(target, page(title, body))
 
@@ -165,10 +168,11 @@ def _switch_sentences(summary: dict[str, Any], stages: dict[str, list[dict[str, 
 
 def _figures(run: Run) -> str:
     parts = ""
-    files = (run.path / "figures").glob("*.png")
+    files = [file for file in (run.path / "figures").glob("*.png") if inside(run.path, file)]
     for file in sorted(files, key=lambda file: (file.stat().st_mtime, file.name)):  # as the command drew them
         caption = file.with_suffix(".txt")
-        text = caption.read_text().strip() if caption.exists() else file.stem.replace("_", " ")
+        known = caption.exists() and inside(run.path, caption)
+        text = caption.read_text(encoding="utf-8").strip() if known else file.stem.replace("_", " ")
         parts += figure(file.read_bytes(), text)
     return parts
 

@@ -1,6 +1,7 @@
 """How a run begins in a folder, or goes on there: nothing of anyone else's is touched, and nothing has changed."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,31 @@ def begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files)
         raise
 
 
+def claim(folder: Path, files: Files) -> None:
+    """Take a folder, made if missing, for the outputs of a command that makes no run.
+
+    Raises:
+        InputError: an output is an input, or exists and was not written by this program.
+    """
+    _refuse_inputs(folder, files)
+    make_folder(folder)
+    manifest = Manifest.read(folder) or Manifest(folder)
+    _refuse_strangers(manifest, files.outputs)
+    keep_ledger(folder, manifest)
+
+
+def refuse_to_replace(file: Path, inputs: Sequence[Path]) -> None:
+    """Ask for a single file whether it may be written.
+
+    Raises:
+        InputError: it exists. A file that a user names may be anyone's.
+    """
+    if file.exists() and any(file.samefile(other) for other in inputs if other.exists()):
+        raise InputError(f"{file} is an input of this command, which would replace it. Choose another name.")
+    if os.path.lexists(file):
+        raise InputError(f"{file} exists. Move it away, or choose another name.")
+
+
 def write_experiment(path: Path, experiment: Mapping[str, Any]) -> None:
     """Write what a run is, and who began it."""
     text = to_json(experiment, indent=1) + "\n"
@@ -75,12 +101,7 @@ def _lock(path: Path, files: Files) -> Lock:
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; name a folder for the run.")
-    folder, inputs = path.resolve(), {file.resolve() for file in files.inputs}
-    clashes = [name for name in (*files.outputs, *OWN_FILES) if (folder / name).resolve() in inputs]
-    if clashes:
-        raise InputError(
-            f"{path / clashes[0]} is an input of this command, which would replace it. Choose another --out."
-        )
+    _refuse_inputs(path, files)
     make_folder(path)
     return Lock(path)
 
@@ -104,12 +125,7 @@ def _begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files
             f"{path}: {', '.join(changed)} since the run wrote it. Move it away, or choose another folder."
         )
     wanted = [*OWN_FILES, *files.outputs]
-    strangers = [name for name in manifest.strangers(wanted) if not (manifest.files and name in OWN_FOLDERS)]
-    if strangers:
-        raise InputError(
-            f"{path} holds files that no run of this program wrote and that this one would replace: "
-            f"{', '.join(strangers)}. Choose another folder, or move them away."
-        )
+    _refuse_strangers(manifest, wanted)
     if overwrite:
         manifest.remove()
     for folder in [path, path / "figures", *(path / "stages").glob("*/"), *(path / "stages").glob("*/checkpoints/")]:
@@ -122,8 +138,21 @@ def _begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files
     return resumed
 
 
-OWN_FOLDERS = ("manifest.json", "stages", "figures")
-"""Of `OWN_FILES` what a manifest does not list by this name."""
+def _refuse_inputs(folder: Path, files: Files) -> None:
+    inputs = {file.resolve() for file in files.inputs}
+    clashes = [name for name in (*files.outputs, *OWN_FILES) if (folder / name).resolve() in inputs]
+    if clashes:
+        raise InputError(
+            f"{folder / clashes[0]} is an input of this command, which would replace it. Choose another --out."
+        )
+
+
+def _refuse_strangers(manifest: Manifest, wanted: Sequence[str]) -> None:
+    if strangers := manifest.strangers(wanted):
+        raise InputError(
+            f"{manifest.folder} holds files that this program did not write and would replace: {', '.join(strangers)}. "
+            "Choose another folder, or move them away."
+        )
 
 
 def _record_resumption(file: Path) -> None:

@@ -19,7 +19,8 @@ from sciml.runs.files import read_json, to_json, write_plainly
 NAME = "manifest.json"
 UNLISTED = frozenset({NAME, ".lock"})
 """Files of a run that the manifest does not list: itself, and the lock."""
-STAGE_FILES = ("stage.json", "metrics.jsonl", "checkpoints/*.safetensors")
+STAGE_FILES = ("stage.json", "metrics.jsonl", "checkpoints/*.safetensors", "emerging/*.mrc", "emerging/moments.json")
+"""What a solve leaves in its folder."""
 
 
 class Manifest:
@@ -31,7 +32,7 @@ class Manifest:
     """
 
     def __init__(self, folder: Path, files: dict[str, dict[str, Any]] | None = None) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self.files = files or {}
 
     @classmethod
@@ -84,8 +85,10 @@ class Manifest:
         write_plainly(self.folder / NAME, to_json({"files": self.files}, indent=1) + "\n")
 
     def strangers(self, names: Iterable[str]) -> list[str]:
-        """Those of some names under which the folder holds what this run did not write."""
-        return [name for name in names if os.path.lexists(self.folder / name) and name not in self.files]
+        """Those of some names, of files or folders, under which the folder holds what this run did not write."""
+        own = {part for name in self.files for part in (name, *map(str, Path(name).parents))}
+        own |= {NAME, "stages"} if self.files else set()
+        return [name for name in names if os.path.lexists(self.folder / name) and name not in own]
 
     def differences(self) -> list[str]:
         """What no longer is as it was written, a sentence each."""
@@ -108,7 +111,7 @@ class Manifest:
             for pattern in STAGE_FILES:
                 for file in stage.glob(pattern):
                     file.unlink()
-            _remove_empty(stage / "checkpoints", stage)
+            _remove_empty(stage / "checkpoints", stage / "emerging", stage)
         _remove_empty(*{(self.folder / name).parent for name in self.files} - {self.folder}, self.folder / "stages")
         (self.folder / NAME).unlink(missing_ok=True)
         self.files.clear()

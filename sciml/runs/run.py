@@ -25,7 +25,7 @@ from sciml.runs import trust
 from sciml.runs.beginning import OWN_FILES, Files, begin
 from sciml.runs.files import keep_ledger, make_folder, read_json, to_json, write_atomic
 from sciml.runs.lock import Lock
-from sciml.runs.manifest import Manifest
+from sciml.runs.manifest import Manifest, inside
 from sciml.runs.stage import Stage
 
 
@@ -176,6 +176,7 @@ class Run:
         """The folders of all stages on disk, oldest first."""
         folder = self.path / "stages"
         paths = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        paths = [path for path in paths if inside(self.path, path / "metrics.jsonl")]  # a link may lead anywhere
         return sorted(paths, key=lambda path: (_created(path), path.name))
 
     def figure(self, name: str, caption: str | None = None) -> Path:

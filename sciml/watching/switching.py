@@ -3,12 +3,14 @@
 Cost is counted in gradients over the fixed set (line-search calls included); a stochastic step costs batch / set.
 
 `AutoSwitch`, the default, asks what the next gradient's worth of stochastic steps would do, and answers by the
-gradient's signal-to-noise ratio (`worth`). `ProgressSwitch` asks what the last ones did: it fits the rate at which the
-loss falls. `SnrSwitch` is the literal rule (SNR below a threshold, on a plateau), `FixedSwitch` a step number. Every
-rule answers with a sentence and the numbers behind it, and says how large the next batches shall be. The fixed set is
-handed over as it is: the finisher enlarges or renews it once it has proved exhausted (`sciml.loop.deterministic`).
+gradient's signal-to-noise ratio (`worth`); where the loss has ceased to fall it does not wait for that answer.
+`ProgressSwitch` asks only what the last steps did: it fits the rate at which the loss falls. `SnrSwitch` is the literal
+rule (SNR below a threshold, on a plateau), `FixedSwitch` a step number. Every rule answers with a sentence and the
+numbers behind it, and says how large the next batches shall be. The fixed set is handed over as it is: the finisher
+enlarges or renews it once it has proved exhausted (`sciml.loop.deterministic`).
 """
 
+import bisect
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -16,11 +18,14 @@ from typing import Any
 
 from sciml.errors import InputError
 from sciml.watching.batch_size import grown_batch
+from sciml.watching.loss_rate import SHORTEST, LossRate, loss_rate
 from sciml.watching.noise import WINDOW, NoiseEstimate
 from sciml.watching.worth import Worth, worth
 
 _NEARLY = 1 - 1e-9
 """A sum of many small costs falls short of what it should be by so little at most."""
+_GROWTH = math.sqrt(2.0)
+"""From one look's cost to the next: to be late by half a look is to pay a fifth more for the stochastic phase."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ class SwitchRule(ABC):
         """Take back what `state` gave."""
 
 
-class _Watchful(SwitchRule):
-    """What the rules share that look when the cost passes first * growth^j: the cost spent, and a batch that grows at a
+class WatchfulSwitch(SwitchRule):
+    """What the rules share that look when the cost passes first * 2^(j/2): the cost spent, and a batch that grows at a
     look.
 
     Attributes:
@@ -86,10 +91,13 @@ class _Watchful(SwitchRule):
         target: cost of the next look.
         gain: steps at the present batch that a gradient of the fixed set buys, N / B.
         looked: whether `decide` has just looked.
+
+    Args:
+        first: cost of the first look.
     """
 
-    def __init__(self, first: float, growth: float) -> None:
-        self.first, self.growth = first, growth
+    def __init__(self, first: float = 4.0) -> None:
+        self.first = first
         self.steps, self.spent, self.target = 0, 0.0, first
         self.gain = math.inf
         self.looked = False
@@ -108,7 +116,7 @@ class _Watchful(SwitchRule):
         """Whether to look now, because it is time or at once; sets the time of the next look."""
         self.looked = at_once or self.spent >= self.target
         while self.looked and self.target * _NEARLY <= self.spent:
-            self.target *= self.growth
+            self.target *= _GROWTH
         return self.looked
 
     def state(self) -> dict[str, Any]:
@@ -120,9 +128,40 @@ class _Watchful(SwitchRule):
         vars(self).update(state)
 
 
-class AutoSwitch(_Watchful):
+class _LossSwitch(WatchfulSwitch):
+    """Also keeps the losses of the last quarter of the cost, for the rate at which they fall.
+
+    Attributes:
+        costs: spent after each step that is kept.
+        losses: of these steps.
+        highest: of all losses.
+        lowest: of all losses.
+    """
+
+    def __init__(self, first: float) -> None:
+        super().__init__(first)
+        self.costs: list[float] = []
+        self.losses: list[float] = []
+        self.highest, self.lowest = -math.inf, math.inf
+
+    def observe(self, cost: float, loss: float) -> None:
+        """Keep the loss, too."""
+        super().observe(cost, loss)
+        self.costs.append(self.spent)
+        self.losses.append(loss)
+        self.highest, self.lowest = max(self.highest, loss), min(self.lowest, loss)
+
+    def _rate(self) -> LossRate | None:
+        """Over the last quarter of the cost; None while it has too few steps. What came before is forgotten."""
+        start = min(bisect.bisect_left(self.costs, 0.75 * self.spent), max(0, len(self.costs) - SHORTEST))
+        self.costs, self.losses = self.costs[start:], self.losses[start:]
+        return loss_rate(self.costs, self.losses, self.lowest, self.highest)
+
+
+class AutoSwitch(_LossSwitch):
     """Hand over once a gradient's worth of stochastic steps is worth less than `enough` full-batch steps, but not
-    before `least` gradients of the fixed set are spent, and at the latest when `most` are.
+    before `least` gradients of the fixed set are spent; at once where the loss has ceased to fall; and at the latest
+    when `most` gradients are spent.
 
     What is compared is E (`worth`) with a constant, because a quasi-Newton step, too, costs a gradient or a little
     more, and is worth some tens of first-order steps whatever the problem. E falls below it for two reasons, and they
@@ -134,49 +173,53 @@ class AutoSwitch(_Watchful):
       direction is mostly signal, and falls as noise drowns it. A batch that grows with the noise (`grown_batch`) lowers
       N / B and so E's ceiling.
 
-    The point estimate decides, at looks that are a factor of `growth` in cost apart and with a full window of
-    measurements: to be early and to be late cost about alike, so even odds are enough; the sentence says whether the
-    whole 95 % interval of E lies below `enough` or only its middle. Without a full window nothing but the ceiling N / B
-    is known, and it decides if it is low enough. Where E stays large, or cannot be told (few unknowns make wide
-    intervals), `most` ends the wait: a small part of what a finisher costs, whereas Adam without limit is not. `least`
-    lets a network leave its start, whose few first steps are the cheapest of all.
+    The point estimate decides, with a full window of measurements: to be early and to be late cost about alike, so even
+    odds are enough; the sentence says whether the whole 95 % interval of E lies below `enough` or only its middle.
+    Without a full window nothing but the ceiling N / B is known, and it decides if it is low enough. Where E stays
+    large, or cannot be told (few unknowns make wide intervals), `most` ends the wait: a small part of what a finisher
+    costs, whereas Adam without limit is not. `least` lets a network leave its start, whose few first steps are the
+    cheapest of all.
+
+    What E cannot see is whether a clean direction leads anywhere: at the noise floor the iterate swings across the
+    valley, and a swing, too, is a gradient with a high SNR. There the loss says it: it falls by less than `dry` (in its
+    logarithm) while the cost grows by a factor of e, its standard error added (`sciml.watching.loss_rate`). The factor,
+    and not a gradient, is the measure, because what may be lost by waiting is a share of what has been spent.
 
     Args:
         enough: A, full-batch steps.
-        least: gradients of the fixed set spent before any hand-over.
+        least: gradients of the fixed set spent before E may end the phase.
         most: gradients of the fixed set spent at the latest; infinite for no limit.
+        dry: fall of the loss, in its logarithm for each factor of e in cost, that counts as none; minus infinity to go
+            by E alone.
         first: cost of the first look.
-        growth: from one look's cost to the next.
     """
 
     def __init__(
-        self,
-        enough: float = 30.0,
-        least: float = 8.0,
-        most: float = 16.0,
-        first: float = 4.0,
-        growth: float = math.sqrt(2.0),
+        self, enough: float = 30.0, least: float = 8.0, most: float = 16.0, dry: float = 0.04, first: float = 2.0
     ) -> None:
-        super().__init__(first, growth)
-        self.enough, self.least, self.most = enough, least, most
+        super().__init__(first)
+        self.enough, self.least, self.most, self.dry = enough, least, most, dry
 
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
-        """Look at the worth of the next steps, if a look is due."""
+        """Look at the worth of the next steps and at the fall of the loss, if a look is due."""
         over = self.spent >= self.most * _NEARLY
-        due = self._due(over or self.spent >= self.target * _NEARLY)
-        if not due or self.spent < self.least * _NEARLY:
+        if not self._due(over or self.spent >= self.target * _NEARLY):
             return None
-        now = self.worth(noise)
-        if now.high < self.enough:
-            verdict = f"surely fewer than the {self.enough:g} that a step of the finisher is taken to be worth"
-        elif now.value is not None and now.value < self.enough:
-            verdict = f"probably fewer than the {self.enough:g} that a step of the finisher is taken to be worth"
+        now, fall = self.worth(noise), self._fall()
+        below = f"fewer than the {self.enough:g} that a step of the finisher is taken to be worth"
+        may = self.spent >= self.least * _NEARLY
+        if may and now.high < self.enough:
+            verdict = f": surely {below}"
+        elif may and now.value is not None and now.value < self.enough:
+            verdict = f": probably {below}"
+        elif fall is not None and fall.high < self.dry:
+            verdict = f", but the loss no longer falls ({fall} in its logarithm while the cost grows by a factor of e)"
         elif over:
-            verdict = f"not fewer than {self.enough:g} for all that is known, but {self.most:g} gradients are the limit"
+            verdict = f": not fewer than {self.enough:g} as far as is known, but {self.most:g} gradients are the limit"
         else:
             return None
         spent = f"{self.spent:.3g} gradients of the fixed set are spent, on {self.steps} steps"
-        return Decision(f"{spent}; {now}: {verdict}", self.numbers(now))
+        return Decision(f"{spent}; {now}{verdict}", self.numbers(now, fall))
 
     def worth(self, noise: NoiseEstimate | None) -> Worth:
         """Of the next gradient of the fixed set, at the present batch. A window that is not full yet counts as nothing
@@ -184,18 +227,25 @@ class AutoSwitch(_Watchful):
         known = noise if noise is None or noise.snr is None or noise.measurements >= WINDOW else None
         return worth(known, self.gain, self.averaging)
 
-    def numbers(self, now: Worth) -> dict[str, Any]:
+    def _fall(self) -> LossRate | None:
+        """Of the loss for each factor of e in cost: the rate in the last quarter of the cost, times that quarter's
+        middle."""
+        rate = self._rate()
+        middle = (self.costs[0] + self.costs[-1]) / 2
+        return None if rate is None else LossRate(rate.value * middle, rate.error * middle)
+
+    def numbers(self, now: Worth, fall: LossRate | None) -> dict[str, Any]:
         """For the record of a decision."""
-        return now.numbers() | {"threshold": self.enough, "spent": self.spent, "limit": self.most}
+        falls = {"fall": fall and fall.value, "fall_error": fall and fall.error, "dry": self.dry}
+        return now.numbers() | falls | {"threshold": self.enough, "spent": self.spent, "limit": self.most}
 
 
-class ProgressSwitch(_Watchful):
+class ProgressSwitch(_LossSwitch):
     """Switch once the loss surely falls by less than `rate` (in its logarithm) per fixed-set gradient, and at the
     latest when `at_most` such gradients are spent, or as many as a gradient buys steps, if these are fewer.
 
-    The rate is a least-squares slope over the last quarter of the cost spent, looked at when the cost passes first *
-    2^(j/2); surely means that its standard error is added. A loss that is not positive (an energy) is measured by its
-    decrease relative to the whole decrease so far.
+    The rate is that of the last quarter of the cost spent (`sciml.watching.loss_rate`); surely means that its standard
+    error is added.
 
     The limit is a ski-rental argument. Nobody knows beforehand whether Adam will go on to be worth its cost; a finisher
     costs a hundred to several hundred gradients of the fixed set wherever it starts, so Adam for about a tenth of that
@@ -204,80 +254,42 @@ class ProgressSwitch(_Watchful):
     a gradient buys a hundred steps or more there; where it buys four or eight, a quasi-Newton method makes better use
     of it, and so the limit is the number of steps that a gradient buys (but no less than `first`): in 18 runs on five
     problems with four to eight, the cost to a target was 0.94 (median) of that with 24. And since waiting is cheap up
-    to the limit, only a rate that is surely low ends the phase before.
+    to the limit, only a rate that is low beyond its standard error ends the phase before.
+
+    Args:
+        rate: of the loss, that is too low.
+        at_most: gradients of the fixed set spent at the latest; infinite for no limit.
+        first: cost of the first look.
     """
 
-    def __init__(
-        self, rate: float = 0.02, at_most: float = 24.0, first: float = 4.0, growth: float = math.sqrt(2.0)
-    ) -> None:
-        super().__init__(first, growth)
+    def __init__(self, rate: float = 0.02, at_most: float = 24.0, first: float = 4.0) -> None:
+        super().__init__(first)
         self.rate, self.at_most = rate, at_most
-        self.costs: list[float] = []
-        self.losses: list[float] = []
-        self.highest, self.lowest = -math.inf, math.inf
-
-    def observe(self, cost: float, loss: float) -> None:
-        """Accumulate."""
-        super().observe(cost, loss)
-        self.costs.append(self.spent)
-        self.losses.append(loss)
-        self.highest, self.lowest = max(self.highest, loss), min(self.lowest, loss)
 
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
-        """Look at the rate if the cost has passed the next checkpoint or the limit."""
+        """Look at the rate if the cost has passed the next look or the limit."""
         limit = self.at_most
         if self.spent and math.isfinite(limit):  # infinite: none is wanted
             limit = min(limit, max(self.steps / self.spent, self.first))
         full = self.spent >= limit * _NEARLY
         if not self._due(full):
             return None
-        start = min(next(i for i, c in enumerate(self.costs) if c >= 0.75 * self.spent), max(0, len(self.costs) - 40))
-        self.costs, self.losses = self.costs[start:], self.losses[start:]
-        known = len(self.losses) >= 40
-        slope, error = self._rate() if known else (math.inf, 0.0)
-        numbers = {"rate": slope if known else None, "rate_error": error if known else None}
+        now = self._rate()
+        numbers = {"rate": now and now.value, "rate_error": now and now.error}
         numbers |= {"threshold": self.rate, "limit": limit, "spent": self.spent}
-        if known and slope + error <= self.rate:
+        if now is not None and now.high <= self.rate:
             return Decision(
-                f"progress fell to {slope:.3g} +- {error:.1g} per gradient of the fixed set (limit {self.rate:.2g}) "
-                f"after {self.spent:.3g} of them",
+                f"progress fell to {now} per gradient of the fixed set (limit {self.rate:.2g}) after {self.spent:.3g} "
+                "of them",
                 numbers,
             )
         if not full:
             return None
         return Decision(
             f"{self.spent:.3g} gradients of the fixed set are spent, on {self.steps} steps (limit {limit:.3g})"
-            + (f"; progress was still {slope:.3g} +- {error:.1g} per gradient" if known else ""),
+            + ("" if now is None else f"; progress was still {now} per gradient"),
             numbers,
         )
-
-    def _rate(self) -> tuple[float, float]:
-        """Slope of -log(loss), or of the relative decrease, per unit of cost, and its standard error, from 8 bins."""
-        bins = 8
-        low, width = self.costs[0], (self.costs[-1] - self.costs[0]) / bins
-        positive = self.lowest > 0
-        scale = max(self.highest - self.lowest, 1e-300)
-        groups: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
-        for cost, loss in zip(self.costs, self.losses, strict=True):
-            index = min(int((cost - low) / width), bins - 1) if width > 0 else 0
-            groups[index].append((cost, -math.log(loss) if positive else -loss / scale))
-        points = [
-            tuple(math.fsum(column) / len(group) for column in zip(*group, strict=True)) for group in groups if group
-        ]
-        return _line(points)
-
-
-def _line(points: list[Any]) -> tuple[float, float]:
-    """Least-squares slope through (x, y) points and its standard error."""
-    count = len(points)
-    if count < 3:
-        return math.inf, 0.0
-    mean_x = math.fsum(x for x, _ in points) / count
-    mean_y = math.fsum(y for _, y in points) / count
-    sxx = math.fsum((x - mean_x) ** 2 for x, _ in points)
-    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / sxx
-    residual = math.fsum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
-    return slope, math.sqrt(residual / (count - 2) / sxx)
 
 
 class SnrSwitch(SwitchRule):

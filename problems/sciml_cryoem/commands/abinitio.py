@@ -70,7 +70,8 @@ def run(options: Options) -> int:
 
         show_plan(plan_abinitio(particles, engine), options.json)
         return DONE
-    run_folder = Run.create(options.out, command=["cryoem", "abinitio"], options=options, overwrite=options.overwrite)
+    files = options.files(particles, [*map(_map_name, range(options.classes)), "run_data.star"])
+    run_folder = Run.create(options.out, options=options, overwrite=options.overwrite, files=files)
     with undone_if_refused(run_folder), image_progress("images", len(particles)) as watch:
         emerging = EmergingMaps(run_folder.stage("abinitio"), particles)
         found = abinitio(particles, engine, run_folder, watch, emerging.keep)
@@ -153,10 +154,10 @@ class EmergingMaps:
         """Write a map; of several processes the leader does."""
         if not distributed.leader():
             return
-        from sciml.runs.files import to_json, write_atomic
+        from sciml.runs.files import make_folder, to_json, write_atomic
         from sciml_cryoem.files.mrc import write_map
 
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         known = self._known()
         file = known.get(moment, {}).get("file") or f"{len(known) + 1:02d}.mrc"
         write_map(self.folder / file, maps[0], self.extent / len(maps[0]))

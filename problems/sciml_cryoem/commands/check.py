@@ -42,6 +42,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Run `sciml cryoem check`."""
+    from sciml.runs.beginning import Files, claim
     from sciml.runs.files import to_json, write_atomic
     from sciml_cryoem.files.check import check_particles
     from sciml_cryoem.files.particles import Need, Source
@@ -62,7 +63,7 @@ def run(options: Options) -> int:
         "findings": [finding.record() for finding in findings],
     }
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
+        claim(options.out, Files([options.particles], ("check.json",)))
         write_atomic(options.out / "check.json", to_json(result, indent=1) + "\n")
     if options.json:
         print_json(result)

@@ -132,7 +132,6 @@ def write_comparison(comparison: Comparison, folder: Path, title: str) -> None:
     """
     from sciml_cryoem.figures.maps import draw_fsc
 
-    folder.mkdir(parents=True, exist_ok=True)
     box, pixel_size, curves = comparison.box, comparison.pixel_size, comparison.curves
     write_fsc_xml(folder / "fsc.xml", comparison.curve, box, pixel_size, title)
     drawn = {"FSC": comparison.curve}

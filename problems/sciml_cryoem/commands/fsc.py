@@ -46,12 +46,19 @@ class Options:
 
 def run(options: Options) -> int:
     """Run `sciml cryoem fsc`."""
+    from sciml.runs.beginning import Files, claim, refuse_to_replace
     from sciml_cryoem.commands.compare import compare_maps, write_comparison
+    from sciml_cryoem.commands.parts import mask_file
     from sciml_cryoem.files.mrc import write_map
 
     if not options.lowpass > 0:
         raise InputError(f"--lowpass is {options.lowpass:g}, not a resolution in Angstrom.")
     align_at = options.lowpass if options.align or options.aligned else None
+    read = [options.first, options.second, *mask_file(options.mask)]
+    if options.out:
+        claim(options.out, Files(read, ("fsc.xml", "fsc.png", "fsc.star")))
+    if options.aligned:
+        refuse_to_replace(options.aligned, read)
     comparison = compare_maps(options.first, options.second, options.mask, options.pixel, options.seed, align_at)
     if options.out:
         write_comparison(comparison, options.out, f"{options.first.name} against {options.second.name}")

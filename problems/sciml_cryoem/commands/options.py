@@ -1,6 +1,6 @@
 """The options that `reconstruct`, `abinitio` and `refine` share: which images, how they are read, where results go."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from sciml.runs.beginning import Files
     from sciml_cryoem.files.particle_set import Particles
     from sciml_cryoem.files.particles import Need
     from sciml_cryoem.reconstruction.images import ImageSettings
@@ -58,6 +59,18 @@ class ImageOptions:
         particles = read_particles(self.particles, self.datadir, self.mode0, wanted, self.class_number)
         check_diameter(self.diameter, particles)
         return replace(particles, inverted=self.invert_contrast)
+
+    def files(self, particles: "Particles", outputs: Sequence[str], maps: Sequence[Path] = ()) -> "Files":
+        """What the command reads and writes.
+
+        Args:
+            particles: as `read` gave them.
+            outputs: names in the folder of the run.
+            maps: further inputs.
+        """
+        from sciml.runs.beginning import Files
+
+        return Files([self.particles, *(header.path for header in particles.stacks), *maps], outputs)
 
     def settings(self, device: str, **more: Any) -> "ImageSettings":
         """The same in the terms of the engine.

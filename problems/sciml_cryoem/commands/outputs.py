@@ -16,6 +16,8 @@ from sciml_cryoem.reconstruction.noise import NoiseModel
 from sciml_cryoem.validation.uncertainty import Uncertainty
 
 FULL_MAP = "run_class001.mrc"
+OUTPUTS = (FULL_MAP, "run_std.mrc", *HALF_MAPS, "mask.mrc", "run_data.star", "run_model.star", "fsc.xml")
+"""Names of all that `write_outputs` writes."""
 
 
 def write_outputs(folder: Path, particles: Particles, result: Reconstruction, spread: Uncertainty) -> dict[str, Path]:

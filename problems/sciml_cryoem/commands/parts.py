@@ -111,6 +111,11 @@ def read_mask_option(mask: str, box: int) -> Any:
     return mask if mask in ("sphere", "auto", "none") else read_mask(mask, box)
 
 
+def mask_file(option: str) -> list[Path]:
+    """The file that an option `--mask` names; none where it is a word."""
+    return [] if option in ("auto", "sphere", "none") else [Path(option)]
+
+
 @contextmanager
 def undone_if_refused(run: "Run") -> Iterator[None]:
     """Remove the folder of a new run if bad input is found only while it computes (a pixel that is NaN)."""

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 
+OUTPUTS = (
+    *("postprocess.mrc", "postprocess_masked.mrc", "mask.mrc", "postprocess.star", "fsc.xml", "postprocess_fsc.xml"),
+    "deposition",
+)
+"""Names of all that the command writes."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -62,7 +68,9 @@ def run(options: Options) -> int:
         OSError: an output cannot be written.
     """
     from sciml.command_line.console import conclude, say
+    from sciml.runs.beginning import Files
     from sciml.runs.run import Run
+    from sciml_cryoem.commands.parts import mask_file
     from sciml_cryoem.postprocessing.deposition import suggest_contour, write_deposition
     from sciml_cryoem.postprocessing.halves import doubts, find_halves, read_halves
     from sciml_cryoem.postprocessing.postprocess import postprocess
@@ -72,15 +80,12 @@ def run(options: Options) -> int:
     halves = read_halves(paths, options.pixel)
     engine = _engine_options(options, halves)
     folder = options.out or paths[0].parent / "postprocess"
-    make = {"command": ["cryoem", "postprocess"], "options": options, "overwrite": options.overwrite}
-    # Compare with a run that the folder already holds; make a new folder only when there is something to write.
-    earlier = (folder / "experiment.json").exists() or folder.is_file()
-    run_folder = Run.create(folder, **make) if earlier else None
+    files = Files([*paths, *mask_file(options.mask)], OUTPUTS)
+    run_folder = Run.create(folder, options=options, overwrite=options.overwrite, files=files)
     result = postprocess(halves.first, halves.second, halves.pixel_size, engine)
     contour = suggest_contour(result.map, result.mask, halves.pixel_size, options.mass)
     findings = [*doubts(halves), *result.findings]
     say(f"postprocess: {result.sharpening}.")
-    run_folder = run_folder or Run.create(folder, **make)
     outputs = _write(run_folder.path, halves, result, options.mask)
     manifest = write_deposition(run_folder.path / "deposition", halves, result, contour)
     outputs["deposition"] = run_folder.path / "deposition"

@@ -47,8 +47,8 @@ def run(options: Options) -> int:
     """
     from sciml.command_line.console import DONE, conclude
     from sciml.runs.run import Run
-    from sciml_cryoem.commands.outputs import write_outputs
-    from sciml_cryoem.commands.parts import image_progress, peak_rss_mb
+    from sciml_cryoem.commands.outputs import OUTPUTS, write_outputs
+    from sciml_cryoem.commands.parts import image_progress, mask_file, peak_rss_mb, undone_if_refused
     from sciml_cryoem.reconstruction.accumulation import accumulate
     from sciml_cryoem.validation.uncertainty import uncertainty
 
@@ -60,14 +60,11 @@ def run(options: Options) -> int:
 
         show_plan(plan_reconstruct(particles, engine, options.solver), options.json)
         return DONE
-    # Compare with a run that the folder already holds; make a new folder only when there is something to write.
-    earlier = (options.out / "experiment.json").exists() or options.out.is_file()
-    make = {"command": ["cryoem", "reconstruct"], "options": options, "overwrite": options.overwrite}
-    run_folder = Run.create(options.out, **make) if earlier else None
-    with image_progress("insertion", len(particles)) as watch:
+    files = options.files(particles, OUTPUTS, mask_file(options.mask))
+    run_folder = Run.create(options.out, options=options, overwrite=options.overwrite, files=files)
+    with undone_if_refused(run_folder), image_progress("insertion", len(particles)) as watch:
         half_sums = accumulate(particles, engine, watch)
     _say_noise(half_sums)
-    run_folder = run_folder or Run.create(options.out, **make)
     if options.solver == "direct":
         distributed.followers_leave()
     result, extra = _solve(options, particles, engine, half_sums, run_folder)

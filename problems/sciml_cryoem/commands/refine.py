@@ -61,8 +61,8 @@ def run(options: Options) -> int:
     """
     from sciml.command_line.console import DONE, conclude
     from sciml.runs.run import Run
-    from sciml_cryoem.commands.parts import undone_if_refused
-    from sciml_cryoem.commands.refine_outputs import draw, write
+    from sciml_cryoem.commands.parts import mask_file, undone_if_refused
+    from sciml_cryoem.commands.refine_outputs import OUTPUTS, draw, write
     from sciml_cryoem.refinement.conclusion import conclude as conclude_maps
     from sciml_cryoem.refinement.refine import refine
 
@@ -73,7 +73,8 @@ def run(options: Options) -> int:
 
         show_plan(plan_refine(particles, engine), options.json)
         return DONE
-    run_folder = Run.create(options.out, command=["cryoem", "refine"], options=options, overwrite=options.overwrite)
+    files = options.files(particles, OUTPUTS, [options.reference, *mask_file(options.mask)])
+    run_folder = Run.create(options.out, options=options, overwrite=options.overwrite, files=files)
     with ExitStack() as leaving:
         with undone_if_refused(run_folder):
             particles = _on_scratch(options, particles, leaving)

@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sciml_cryoem.commands import outputs
 from sciml_cryoem.refinement.conclusion import JUNK, RefinedMaps
 
 if TYPE_CHECKING:
     from sciml.runs.run import Run
+
+OUTPUTS = (*outputs.OUTPUTS, "run_locres.mrc")
+"""Names of all that `write` writes."""
 
 
 def write(folder: Path, maps: RefinedMaps) -> dict[str, Path]:
@@ -15,11 +19,10 @@ def write(folder: Path, maps: RefinedMaps) -> dict[str, Path]:
     Raises:
         OSError: a file cannot be written.
     """
-    from sciml_cryoem.commands.outputs import write_outputs
     from sciml_cryoem.files.mrc import write_map
 
     posed = maps.particles
-    written = write_outputs(folder, posed, maps.reconstruction, maps.uncertainty)
+    written = outputs.write_outputs(folder, posed, maps.reconstruction, maps.uncertainty)
     written["locres"] = write_map(folder / "run_locres.mrc", maps.local.resolution, posed.pixel_size)
     return written
 

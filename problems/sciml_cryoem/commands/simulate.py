@@ -69,12 +69,13 @@ class Options:
 
 def run(options: Options) -> int:
     """Run `sciml cryoem simulate`."""
+    from sciml.runs.beginning import Files
     from sciml.runs.run import Run
     from sciml_cryoem.figures.maps import draw_images, draw_slices
     from sciml_cryoem.files.particles import read_particles
     from sciml_cryoem.simulation.flaws import Flaws
     from sciml_cryoem.simulation.model_density import read_density
-    from sciml_cryoem.simulation.simulate import Simulation, scale_to_snr, write_particles
+    from sciml_cryoem.simulation.simulate import OUTPUTS, Simulation, scale_to_snr, write_particles
 
     began = time.monotonic()
     simulation = Simulation(
@@ -106,7 +107,8 @@ def run(options: Options) -> int:
             raise InputError("--junk-model is given, but --junk is 0: say which fraction of the images shows it.")
         other = read_density(options.junk_model, options.box, options.pixel, options.bfactor)
         intruder = scale_to_snr(simulation, other)
-    run = Run.create(options.out, command=["cryoem", "simulate"], options=options)
+    files = Files([options.model, *([options.junk_model] if options.junk_model else [])], OUTPUTS)
+    run = Run.create(options.out, options=options, files=files)
     outputs = write_particles(simulation, truth, run.path, options.float16, intruder)
     draw_slices(run.figure("truth", "Central slices of the density that was projected."), truth, options.pixel)
     first = read_particles(outputs["star"], needs=()).images(slice(0, 8))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sciml.watching.noise import NoiseEstimate
-from sciml.watching.switching import AutoSwitch, Decision
+from sciml.watching.switching import Decision, WatchfulSwitch
 from sciml.watching.worth import worth
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.initial_model.frontier import PREDICTED, predicted_share
@@ -76,7 +76,7 @@ class AbInitio(Marginal):
         return {"resolution": self.resolution(model)}
 
 
-class ResolutionSwitch(AutoSwitch):
+class ResolutionSwitch(WatchfulSwitch):
     """Hands over to all images when the map predicts no further shell and the likelihood has come to rest.
 
     The map predicts none when the scored radius is at its limit, or has rested while `rest` images went by with the

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sciml.runs.files import to_json, write_atomic
+from sciml.runs.files import make_folder, to_json, write_atomic
 from sciml_cryoem.files.mrc import write_map
 from sciml_cryoem.maps.fsc_files import write_fsc_xml
 from sciml_cryoem.postprocessing.halves import HalfMaps
@@ -94,7 +94,7 @@ def write_deposition(folder: Path, halves: HalfMaps, result: PostprocessResult, 
     Raises:
         OSError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     pixel_size = halves.pixel_size
     primary = "primary map: FSC-weighted, sharpened, low-passed, not masked"
     maps = {"primary_map.mrc": (primary, result.map)}

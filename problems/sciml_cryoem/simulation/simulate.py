@@ -205,6 +205,10 @@ def star_tables(simulation: Simulation, stack: str) -> tuple[Table, Table]:
     return make_table("optics", rows), make_table("particles", particles)
 
 
+OUTPUTS = ("particles.star", "particles.mrcs", "truth.mrc")
+"""Names of all that `write_particles` writes."""
+
+
 def write_particles(
     simulation: Simulation,
     truth: Float[np.ndarray, "n n n"],

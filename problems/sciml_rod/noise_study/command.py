@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sciml.command_line import console
+from sciml.runs.beginning import Files
 from sciml.runs.run import Run
 
 if TYPE_CHECKING:
     from sciml_rod.noise_study.descent import Plan
     from sciml_rod.noise_study.variance import Study
 
+TABLES = ("variance", "variance_summary", "descent", "descent_summary")
+"""Names of the tables that are written, one CSV file each."""
 TEXT = ("case", "state", "form", "sampling")
 
 
@@ -86,7 +89,8 @@ def variance(options: VarianceOptions) -> int:
 
     began = time.monotonic()
     study, plan = plans(options)
-    run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite)
+    files = Files(outputs=("variance.json", *(f"{name}.csv" for name in TABLES)))
+    run = Run.create(options.out, options=asdict(options), overwrite=options.overwrite, files=files)
     rows, runs = _measure(study, run), _descend(plan)
     summary, descents = study_of.summarize(rows), descent.summarize(runs, plan.targets)
     judged = verdict.on_variance(summary)
@@ -98,7 +102,7 @@ def variance(options: VarianceOptions) -> int:
         "verdict": {"statement": verdict.STATEMENT, "variance": judged, "sentences": sentences},
     }
     plain = [{name: value for name, value in row.items() if name != "curve"} for row in runs]
-    tables = {"variance": rows, "variance_summary": summary, "descent": plain, "descent_summary": descents}
+    tables = dict(zip(TABLES, (rows, summary, plain, descents), strict=True))
     for name, table in tables.items():
         if table:
             write_atomic(run.path / f"{name}.csv", _csv(table))

@@ -39,10 +39,13 @@ def clean():
     return NoiseEstimate(None, None, None, None, 1.0, 0.0, 128, 1)
 
 
-def decided(rule, noise, cost=CHEAP, steps=10_000, block=1):
-    """Step and decision at which a rule ends a phase in which it is told the same noise at every block."""
+def decided(rule, noise, cost=CHEAP, steps=10_000, block=1, fall=1.0):
+    """Step and decision at which a rule ends a phase in which it is told the same noise at every block.
+
+    The logarithm of the loss falls by `fall` for each factor of e in cost.
+    """
     for step in range(1, steps + 1):
-        rule.observe(cost, 1.0)
+        rule.observe(cost, step**-fall)
         if step % block == 0 and (decision := rule.decide(step, noise)) is not None:
             return step, decision
     return None
@@ -121,7 +124,7 @@ def test_noise_ends_the_phase_once_it_makes_a_gradient_worth_too_little():
 def test_a_signal_that_fades_ends_the_phase_when_it_has_faded():
     rule, snr = AutoSwitch(enough=30, least=8, most=math.inf), lambda step: 100 * 2.0 ** (-step * CHEAP)
     for step in range(1, 10_000):
-        rule.observe(CHEAP, 1.0)
+        rule.observe(CHEAP, 1 / step)
         if (decision := rule.decide(step, estimate(snr(step)))) is not None:
             break
     # E crosses 30 where the SNR is 30 / 98, at 8.35 gradients; the looks are at 8 and 8 sqrt 2
@@ -135,7 +138,7 @@ def test_the_sentence_says_whether_the_whole_interval_is_below():
     late = decided(AutoSwitch(enough=30), estimate(1.0, low=0.1, high=2.0))[1]
     assert "surely fewer than the 30" in sure.reason
     assert "probably fewer than the 30" in unsure.reason
-    assert "not fewer than 30 for all that is known, but 16 gradients are the limit" in late.reason
+    assert "not fewer than 30 as far as is known, but 16 gradients are the limit" in late.reason
     assert "E = 64 full-batch steps (95 % interval 11.6 to 85.3)" in late.reason
     for decision in (sure, unsure, late):
         assert "gradients of the fixed set are spent, on" in decision.reason
@@ -146,6 +149,9 @@ def test_the_sentence_says_whether_the_whole_interval_is_below():
             "worth_high",
             "direction_snr",
             "steps_per_gradient",
+            "fall",
+            "fall_error",
+            "dry",
             "threshold",
             "spent",
             "limit",
@@ -161,12 +167,60 @@ def test_a_window_that_is_not_full_decides_nothing():
     assert decided(AutoSwitch(enough=30, least=8, most=16), estimate(0.0))[0] * CHEAP == 8
 
 
+def test_a_loss_that_no_longer_falls_ends_the_phase_although_a_swing_looks_like_signal():
+    """At the noise floor of many cheap steps E stays high, and only the loss tells."""
+    swing = estimate(1.0, low=0.9, high=1.1)
+    rule = lambda dry: AutoSwitch(enough=30, least=8, most=16, dry=dry)
+    step, decision = decided(rule(0.05), swing, fall=0.0)
+    assert step * CHEAP == 2  # at the first look, long before the least that E has to wait for
+    assert decision.details["worth"] == 64 and decision.details["fall"] == pytest.approx(0, abs=1e-12)
+    assert "worth E = 64" in decision.reason and ", but the loss no longer falls (" in decision.reason
+    # the measure is a factor of e in cost: a loss that is a power of the cost is judged alike, early and late
+    assert decided(rule(0.05), swing, fall=0.045)[0] * CHEAP == 2
+    assert decided(rule(0.05), swing, fall=0.055)[0] * CHEAP == 16
+    assert decided(rule(-math.inf), swing, fall=0.0)[0] * CHEAP == 16
+
+
+def test_a_loss_that_stops_falling_later_ends_the_phase_then():
+    rule, swing = AutoSwitch(enough=30, least=8, most=math.inf), estimate(1.0)
+    for step in range(1, 10_000):
+        rule.observe(CHEAP, math.exp(-0.1 * min(step * CHEAP, 20.0)))
+        if (decision := rule.decide(step, swing)) is not None:
+            break
+    # the last quarter of the cost is flat from 20 / 0.75 = 26.7 on; the next look is at 32
+    assert step * CHEAP == pytest.approx(32, abs=2 * CHEAP)
+    assert decision.details["fall"] + decision.details["fall_error"] < 0.05
+
+
+def test_a_fall_that_scatter_hides_is_waited_for():
+    """Batch losses that scatter by a factor of 1.3: the fall must be low with its standard error added."""
+    draw, at = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        rule, scatter = AutoSwitch(), torch.exp(0.3 * torch.randn(3000, generator=draw)).tolist()
+        for step, factor in enumerate(scatter, 1):
+            rule.observe(CHEAP, factor)
+            if (decision := rule.decide(step, estimate(1.0))) is not None:
+                break
+        at.append(decision.details["spent"])
+        low = decision.details["fall"] + decision.details["fall_error"] < decision.details["dry"]
+        assert low or at[-1] >= rule.most
+    assert sum(spent > 2.1 for spent in at) >= 5  # some have to wait
+    assert sum(spent < 16 for spent in at) >= 10  # few for long
+
+
+def test_few_losses_say_nothing_about_their_fall():
+    """Eight gradients of four steps: 32 losses are no rate."""
+    step, decision = decided(AutoSwitch(enough=1.0, least=8, most=9), clean(), cost=1 / 4, fall=0.0)
+    assert step == 36 and decision.details["fall"] is None
+    json.dumps(decision.details, allow_nan=False)
+
+
 def test_between_looks_nothing_is_decided():
     rule = AutoSwitch(enough=30, least=8, most=16)
-    for _ in range(8 * 128 + 1):
-        rule.observe(CHEAP, 1.0)
+    for step in range(1, 8 * 128 + 2):
+        rule.observe(CHEAP, 1 / step)
     assert rule.decide(1025, estimate(10.0)) is None and rule.looked
-    rule.observe(CHEAP, 1.0)
+    rule.observe(CHEAP, 1 / 1026)
     assert rule.decide(1026, estimate(0.0)) is None and not rule.looked
 
 
@@ -181,14 +235,14 @@ def test_the_most_and_the_least_hold_however_the_costs_add_up():
 
 def test_the_batch_grows_at_a_look_and_only_there():
     noise = estimate(0.001, low=-0.01, high=0.02)
-    for rule in (AutoSwitch(), ProgressSwitch()):
+    for rule, looks in ((AutoSwitch(), [2, 2.828, 4, 5.657]), (ProgressSwitch(), [4, 5.657])):
         grown = []
         for step in range(1, 6 * 128):
             rule.observe(CHEAP, 1.0)
             rule.decide(step, noise)
             if rule.next_batch(128, 16384, noise, 19.0) != 128:
                 grown.append(step * CHEAP)
-        assert grown == pytest.approx([4, 4 * math.sqrt(2)], abs=2 * CHEAP)
+        assert grown == pytest.approx(looks, abs=2 * CHEAP)
     for rule in (SnrSwitch(), FixedSwitch(3)):
         rule.observe(CHEAP, 1.0)
         assert rule.next_batch(128, 16384, noise, 19.0) == 128
