@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from sciml_cryoem.files.mrc import read_map, write_map
 from sciml_cryoem.files.reference_map import read_reference
-from sciml_cryoem.files.run_tables import pixel_size_beside
+from sciml_cryoem.files.run_tables import check_given_pixel, findings_beside, pixel_size_beside
 from sciml_cryoem.files.star import read_star, write_star
 from sciml_cryoem.files.table import make_table
 
 from sciml.errors import InputError
+from sciml.findings import Finding
+from sciml.runs.files import to_json
 
 STARTS = {
     "a.cs": (b"\x93NUMPY\x01\0", "cryoSPARC dataset.*csparc2star"),
@@ -97,3 +99,22 @@ def test_the_pixel_of_a_reference_is_bounded(pixel_size: float, tmp_path: Path) 
     path = write_map(tmp_path / "a.mrc", values, pixel_size)
     with pytest.raises(InputError, match=r"the ratio may be 12. Correct the header"):
         read_reference(path, 32, 5.0)
+
+
+def test_warnings_of_a_run_hold_for_what_is_made_of_its_maps(tmp_path: Path) -> None:
+    maps = [tmp_path / run / "map.mrc" for run in ("a", "b", "c")]
+    told = [Finding("Odd.", severity="severe").record(), Finding("Known.", severity="note").record()]
+    for path, text in zip(maps, (to_json({"findings": told}), to_json({"findings": told[:1]}), "{"), strict=True):
+        path.parent.mkdir()
+        (path.parent / "summary.json").write_text(text)
+    assert findings_beside(maps) == [Finding("Odd.", severity="severe")]
+
+
+def test_a_given_pixel_size_is_compared_with_that_of_the_maps() -> None:
+    assert check_given_pixel(2.5, [2.5, None]) == []
+    (other,) = check_given_pixel(2.5, [1.25, 1.25])
+    assert "the maps say 1.25" in other.what
+    (unit,) = check_given_pixel(250.0, [None])
+    assert unit.severity == "severe"
+    with pytest.raises(InputError, match="--pixel is -1"):
+        check_given_pixel(-1.0, [2.5])
