@@ -50,6 +50,22 @@ def test_tubes_tilts_and_micrographs() -> None:
     assert _sizes(together.strict) == [1] * 40, "but half sets may split them"
 
 
+def test_symmetry_expansion_is_told_from_repeated_rows() -> None:
+    def said(angles: list[str], image: list[int]) -> list[str]:
+        faults = Faults()
+        where = Places(np.stack([np.zeros(4, int), np.array(image)], 1), None, 100.0)
+        together = belonging_together(make_table("particles", {"rlnAngleRot": angles}), where, faults)
+        assert len(np.unique(together.groups)) == len(set(image))
+        return [fault.fault for fault in faults.found]
+
+    (expanded,) = said(["0", "90", "0", "90"], [0, 0, 1, 1])
+    assert "symmetry expansion" in expanded
+    (repeated,) = said(["0", "0", "90", "90"], [0, 0, 1, 1])
+    assert "4 of 4 rows" in repeated
+    (some,) = said(["0", "90", "0", "90"], [0, 0, 1, 2])
+    assert "2 of 4 rows" in some
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_whole_groups_are_drawn_into_equal_halves(seed: int) -> None:
     groups = np.repeat(np.arange(60), np.random.default_rng(seed).integers(1, 12, 60))
