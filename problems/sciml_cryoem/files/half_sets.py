@@ -112,7 +112,7 @@ def _report_repeats(table: Table, same: np.ndarray, faults: Faults) -> bool:
     different = len(np.unique(np.stack([same, turned], 1), axis=0)) == len(table)
     if repeated.any() and times.min() == times.max() and different:
         fault = f"every image is named by {times.max()} rows with other angles, as after symmetry expansion."
-        faults.warning(table.path, f"data_{table.name}", fault, "They stay in one half; their noise is not independent.")
+        faults.warning(table.path, f"data_{table.name}", fault, "They share their noise, and stay in one half.")
     elif repeated.any():
         fault = f"{repeated.sum():,} of {len(table):,} rows name an image that another row names too."
         _add(table, repeated, fault, "Remove the repeated rows.", faults)

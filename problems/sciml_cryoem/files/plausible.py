@@ -44,7 +44,7 @@ def check_ctf(particles: Particles, faults: Faults) -> None:
     _check_unit_of_set(particles, faults)
     _check_envelope(particles, rows)
     shift, angle = particles.phase_shift_deg, particles.table.numbers("rlnDefocusAngle")
-    remedy = "It looks like radians; wanted are degrees."
+    remedy = "They look like radians; wanted are degrees."
     if np.abs(shift).max() < 3.2:
         rows.report(shift != 0, f"rlnPhaseShift is {np.abs(shift).max():.3g} at most", remedy)
     astigmatic = particles.defocus_u - particles.defocus_v > 0.01 * np.abs(particles.defocus_u)
