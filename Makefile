@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Numerical libraries would otherwise start a thread a core in each of the parallel tests.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint portability bench gpu-check clean
+.PHONY: demo test lint portability torture bench gpu-check clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -32,6 +32,10 @@ test: lint
 # Which tests change sides on another processor: all of them, or with QUICK=1 the most sensitive ones in a few minutes.
 portability: .venv/installed
 	$(BIN)/python tests/portability.py $(if $(QUICK),--quick)
+
+# Wrong files, kills, attacks, implausible inputs: about an hour; shorter with e.g. TRIES='--files 3000 --kills 8'.
+torture: .venv/installed
+	$(BIN)/python tests/torture.py $(TRIES)
 
 bench: .venv/installed
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -19,9 +19,6 @@ long: set[str] = set()
 
 SHARED_ENTRY = re.compile(r"^ {4}\w+(, \w+)+: |^ {4,8}\S.*\. [a-z_0-9]+(, [a-z_0-9]+)*: ")
 
-UNREAD = re.compile(r"problems/sciml_(rod|pdes)/|/refinement/")
-"""Folders whose docstrings may still share lines. Empty it, and never fill it again."""
-
 Edges = Mapping[str, set[str]]
 
 
@@ -116,8 +113,6 @@ def test_every_entry_of_a_docstring_has_its_own_line(root: Path) -> None:
     """Documentation tools give what follows on a line, or in `a, b: ...`, to the first name."""
     wrong = []
     for file in _sources(root):
-        if UNREAD.search(str(file.relative_to(root))):
-            continue
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.ClassDef | ast.FunctionDef):
                 continue

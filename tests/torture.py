@@ -24,7 +24,7 @@ SUITES = {
     "a received folder that attacks": ["tests/regression/test_trust.py"],
     "outputs of others, two processes, changed inputs": ["tests/regression/test_nothing_lost.py"],
     "problems that cannot be solved as they are": ["tests/unit/sciml/loop/test_probe.py"],
-    "implausible particle sets and maps": ["tests/regression/test_implausible.py"],
+    "implausible particle sets and maps": ["tests/unit/sciml_cryoem/files/test_plausible.py"],
 }
 """Tests with a case a parameter; each case is one thing tried."""
 

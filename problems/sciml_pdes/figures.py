@@ -28,7 +28,8 @@ def draw_field(path: Path, field: Float[np.ndarray, "*grid"], truth: Float[np.nd
 
     Args:
         path: the PNG to write.
-        field, truth: values on the uniform grid with both ends, one axis per coordinate; NaN outside the domain.
+        field: values on the uniform grid with both ends, one axis per coordinate; NaN outside the domain.
+        truth: the reference at the same places.
         frame: the coordinates.
     """
     from matplotlib.figure import Figure

@@ -69,8 +69,11 @@ def etdrk4(
     """Solve u_t = linear u + nonlinear(u) on the periodic interval [-1, 1).
 
     Args:
-        start: u at equally spaced places from -1. linear: eigenvalue of the linear part for each mode, k from 0.
-        nonlinear: of the values of u. step: in time. steps: how many; a multiple of 400, the states that are kept.
+        start: u at equally spaced places from -1.
+        linear: eigenvalue of the linear part for each mode, k from 0.
+        nonlinear: takes the values of u and gives those of the nonlinear part.
+        step: of time.
+        steps: how many; a multiple of 400, the number of states that are kept.
     """
     half, whole = np.exp(step * linear / 2), np.exp(step * linear)
     # the functions (e^z - 1) / z and so on, as means over a circle: their own formulas cancel near z = 0

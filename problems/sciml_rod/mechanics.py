@@ -45,7 +45,8 @@ class Interface:
 
     Attributes:
         position: x [m].
-        stiffness_left, stiffness_right: EA on both sides [N].
+        stiffness_left: EA just left of it [N].
+        stiffness_right: EA just right of it [N].
         force: the point load there [N].
     """
 
@@ -71,7 +72,8 @@ class Rod:
         length: L [m].
         stiffness: EA [N]: a constant or a function; a tuple of them, one per segment, if there are breakpoints.
         load: f [N/m], likewise.
-        left, right: `Displacement` or `Traction` at x = 0 and x = L; at least one is a `Displacement`.
+        left: `Displacement` or `Traction` at x = 0; at least one of the two ends has a `Displacement`.
+        right: likewise at x = L.
         point_loads: concentrated forces inside the bar.
         breakpoints: where segments meet [m], ascending, inside the bar. Declare here every jump of EA or f.
 

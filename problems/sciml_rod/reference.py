@@ -27,7 +27,8 @@ class Reference:
     Attributes:
         rod: the bar.
         edges: cell edges [m]; loads and stiffness are smooth inside the cells.
-        force_terms, displacement_terms: Legendre coefficients on every cell [N], [m].
+        force_terms: Legendre coefficients of the normal force on every cell [N].
+        displacement_terms: likewise of the displacement [m].
     """
 
     rod: Rod

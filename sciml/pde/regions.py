@@ -125,7 +125,7 @@ class Domain(ABC):
         return ROUNDING * max(high - low for low, high in zip(self.lower, self.upper, strict=True))
 
     def __or__(self, other: "Domain") -> "Domain":
-        """The union."""
+        """The union of two domains."""
         return Union(self, other)
 
     def __and__(self, other: "Domain") -> "Domain":

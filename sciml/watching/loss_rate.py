@@ -28,7 +28,7 @@ class LossRate:
         return self.value + self.error
 
     def __str__(self) -> str:
-        """With its error."""
+        """The rate with its standard error, as reports print it."""
         return f"{self.value:.3g} +- {self.error:.1g}"
 
 

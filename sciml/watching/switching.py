@@ -120,11 +120,11 @@ class WatchfulSwitch(SwitchRule):
         return self.looked
 
     def state(self) -> dict[str, Any]:
-        """Everything."""
+        """All that it has observed."""
         return dict(vars(self))
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Everything back."""
+        """Go back to what it had observed."""
         vars(self).update(state)
 
 
@@ -327,11 +327,11 @@ class SnrSwitch(SwitchRule):
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything."""
+        """All that it has observed."""
         return dict(vars(self))
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Everything back."""
+        """Go back to what it had observed."""
         vars(self).update(state)
 
 
@@ -344,22 +344,22 @@ class FixedSwitch(SwitchRule):
         self.step = step
 
     def limit(self, step: int) -> int | None:
-        """Steps left."""
+        """Steps left until the fixed one."""
         return max(self.step - step, 0)
 
     def observe(self, cost: float, loss: float) -> None:
         """Nothing to watch."""
 
     def decide(self, step: int, noise: NoiseEstimate | None) -> Decision | None:
-        """At the step."""
+        """Hand over at the fixed step."""
         return Decision(f"fixed at step {self.step}", {"step": self.step}) if step >= self.step else None
 
     def state(self) -> dict[str, Any]:
-        """Nothing."""
+        """Nothing: the step is all it knows."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing."""
+        """Nothing: the step is all it knows."""
 
 
 RULES: dict[str, type[SwitchRule]] = {"auto": AutoSwitch, "progress": ProgressSwitch, "snr": SnrSwitch}

@@ -27,7 +27,7 @@ class Worth:
     high: float
 
     def __str__(self) -> str:
-        """In words."""
+        """The worth with its interval, as reports print it."""
         bought = f"one more would buy {self.steps:.3g} steps"
         if self.value is None or self.snr is None or self.direction_snr is None:
             return f"{bought} (the SNR of their direction is not known yet)"

@@ -55,7 +55,7 @@ def test_quadratics_are_minimised_monotonically(n, condition, seed, dense, scale
     values = [method.refresh()]
     for _ in range(300):
         iteration = method.iterate()
-        if iteration.status is not Status.PROGRESS:
+        if iteration.status is not Status.PROGRESS or iteration.value < 1e-200:  # subnormal numbers lose their digits
             break
         values.append(iteration.value)
     assert all(b <= a * (1 + 1e-14) for a, b in itertools.pairwise(values))

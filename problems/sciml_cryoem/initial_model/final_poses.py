@@ -42,7 +42,7 @@ class Block:
     poses: LikeliestPoses
 
     def take(self, rows: np.ndarray | slice) -> "Block":
-        """Some of these."""
+        """The poses of some of the images."""
         return Block(self.spectra.take(rows), self.poses.take(rows))
 
 

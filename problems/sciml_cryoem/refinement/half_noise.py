@@ -69,7 +69,8 @@ class Residuals:
     """Power that is left of whitened images, by kind and shell: 1 if the noise is what they were whitened for.
 
     Attributes:
-        power, points: (kinds, shells) sums over the images, to be added up where several processes share them.
+        power: (kinds, shells) sum over the images, to be added up where several processes share them.
+        points: how many Fourier points went into it, likewise.
     """
 
     def __init__(self, noise: NoiseModel, disc: Disc) -> None:

@@ -38,7 +38,8 @@ def share_of_something(evidence: Float[np.ndarray, " n"], expected: Float[np.nda
     (`UNTOLD`) the two cannot be told apart, and all images are kept.
 
     Args:
-        evidence: log likelihood of each pose against no particle at all. expected: S.
+        evidence: log likelihood of each pose against no particle at all.
+        expected: S, what that is for a good image.
     """
     expected = np.maximum(expected, 1e-3)
     junk = np.minimum(-expected + 4.0 * np.sqrt(2.0 * expected), expected)
@@ -51,7 +52,9 @@ class Mixture:
     """Two normal distributions, of junk (contrast lower) and of particles, over (contrast, strength).
 
     Attributes:
-        share: of the images in each. mean, covariance: of each.
+        share: of the images in each.
+        mean: of each.
+        covariance: of each.
         log_likelihood: of all images.
     """
 
@@ -136,7 +139,8 @@ def share_of_majority(
     """Probability that an image shows the map like the majority does; 1 where all are of one kind.
 
     Args:
-        contrast: of each image with its projection. strength: of its view.
+        contrast: of each image with its projection.
+        strength: of its view, the root of the power of its projection over the mean of all views.
         kinds: images that are looked at together have the same number: those of one half set and one optics group.
     """
     out = np.ones(len(contrast))

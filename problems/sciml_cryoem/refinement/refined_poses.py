@@ -14,14 +14,18 @@ class Poses:
     """Poses of all images as they stand, and what is thought of them.
 
     Attributes:
-        rotations, offsets: offsets in pixels. weights: share of each image that is used, the lesser of what the last
-            two passes made of it. judged: what the last one did.
-        evidence: log likelihood of the pose against no particle at all. expected: what that is for a good image.
-        contrast: of each image with the map's projection, as it was found. strength: root of the power of that
-            projection over the mean of all views. scale: what of the contrast is believed, with which the image is
-            inserted. covariance: of the pose.
-        defocus: to be added to that of the file, Angstrom. defocus_deviation: its posterior deviation; 0 where it was
-            not refined.
+        rotations: matrices A of the views.
+        offsets: (x, y) of the particle's center, pixels.
+        weights: share of each image that is used, the lesser of what the last two passes made of it.
+        judged: what the last pass made of it.
+        evidence: log likelihood of the pose against no particle at all.
+        expected: what that is for a good image.
+        contrast: of each image with the map's projection, as it was found.
+        strength: root of the power of that projection over the mean of all views.
+        scale: what of the contrast is believed, with which the image is inserted.
+        covariance: of the pose.
+        defocus: to be added to that of the file, Angstrom.
+        defocus_deviation: its posterior standard deviation; 0 where it was not refined.
     """
 
     rotations: Float[np.ndarray, "n 3 3"]

@@ -101,7 +101,8 @@ class RodInverse(Collocation):
 
         Returns:
             relative_l2: of the stiffness, on a uniform grid.
-            displacement: relative L2 error of u there. force: |P - P_true| / P_true.
+            displacement: relative L2 error of u there.
+            force: |P - P_true| / P_true.
             held_out_residual: as for the other equations.
         """
         values = dict(super().evaluate(model))
@@ -112,7 +113,7 @@ class RodInverse(Collocation):
         return {**values, "relative_l2": stiffness, "displacement": displacement, "force": force}
 
     def shown(self, values: Float[Tensor, "points 2"]) -> Float[Tensor, "points"]:
-        """The stiffness."""
+        """The stiffness, which the figure shows beside the true one."""
         return values[:, 1]
 
 

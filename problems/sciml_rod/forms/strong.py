@@ -116,8 +116,10 @@ class Edges:
     """Where natural conditions act: the pulled end (if any), then the left, then the right sides of the interfaces.
 
     Attributes:
-        x: positions. stiffness: EA there.
-        end_force: N at the pulled end. point_force: the point load at each interface.
+        x: positions.
+        stiffness: EA there.
+        end_force: N at the pulled end.
+        point_force: the point load at each interface.
     """
 
     x: Tensor

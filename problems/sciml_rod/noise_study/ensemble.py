@@ -22,9 +22,12 @@ class Places:
 
     Attributes:
         x: positions.
-        load, stiffness, stiffness_slope: f, EA and EA'.
+        load: f there.
+        stiffness: EA there.
+        stiffness_slope: EA' there.
         features: inputs of the first layer, and their slopes; their curvature is zero.
-        mask, lift: u = lift + mask N with the slopes and curvatures of both (last dimension: order).
+        mask: factor of the network N in u = lift + mask N, with its slope and curvature (last dimension: order).
+        lift: what is added, likewise.
     """
 
     x: Float[Tensor, "members points"]

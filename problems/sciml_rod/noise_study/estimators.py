@@ -63,7 +63,8 @@ class Estimator:
     """A stochastic gradient: a form and what is drawn at random.
 
     Attributes:
-        form, sampling: what it is called in the tables.
+        form: name of the formulation in the tables.
+        sampling: name of what is drawn, likewise.
         draw: so many independent batches of 64 network evaluations.
         loss: the loss of each member on its batch.
         exact_loss: the loss whose exact gradient it estimates (the same, except for the two halves).

@@ -221,7 +221,7 @@ def test_batches_differ_from_step_to_step_and_are_the_same_in_every_run(size):
 def test_micro_batches_of_a_finite_set_are_disjoint():
     problem = Recording(size=64)
     sciml.solve(problem, Weights(), [sciml.Adam(steps=1, batch=64)])
-    rows = torch.cat(problem.seen[:2])
+    rows = torch.cat(problem.seen)[:64]
     assert rows.shape[0] == 64
     assert torch.equal(rows.sort(0).values, problem.data[0].sort(0).values)
 
