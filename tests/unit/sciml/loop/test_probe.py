@@ -155,7 +155,7 @@ def test_coupled_items_and_foreign_randomness_are_warned_of() -> None:
 
 def test_frozen_statistics_and_layer_norm_are_fine() -> None:
     frozen = network(nn.BatchNorm1d(8))
-    frozen[1].eval()
+    frozen.get_submodule("1").eval()
     assert probe(Fit(), frozen) == []
     assert probe(Fit(), network(nn.LayerNorm(8), nn.Dropout(0.0))) == []
     assert probe(Fit(), network(nn.Dropout(0.5)).eval()) == []

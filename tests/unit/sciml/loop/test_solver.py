@@ -153,6 +153,7 @@ def test_summary_has_the_keys_that_scripts_rely_on():
         "result", "relative_l2", "loss", "loss_relative_to_start", "loss_shares", "evaluations", "seconds", "findings",
         "switch",
     ]  # fmt: skip
+    assert solution.start_loss
     assert plain["loss_relative_to_start"] == pytest.approx(solution.loss / solution.start_loss)
     assert plain["loss_shares"] == {"squares": 1.0}
     assert plain["result"] == "CONVERGED"
