@@ -36,8 +36,10 @@ def tree_map(function: Callable[..., Tensor], *trees: Any) -> Any:
         return dataclasses.replace(
             first, **{name: tree_map(function, *(getattr(tree, name) for tree in trees)) for name in names}
         )
+    remedy = "; convert NumPy data by torch.as_tensor(...)" if type(first).__module__.startswith("numpy") else ""
     raise InputError(
         f"a batch holds a {type(first).__name__}; allowed are tensors, and tuples, lists, dicts or dataclasses of them"
+        + remedy
     )
 
 
@@ -52,9 +54,12 @@ def count(batch: Any) -> int:
     """The number of items: the leading dimension of the batch's first tensor.
 
     Raises:
-        InputError: that tensor has no dimensions.
+        InputError: there is no tensor, or that tensor has no dimensions.
     """
-    first = leaves(batch)[0]
+    found = leaves(batch)
+    if not found:
+        raise InputError("a batch holds no tensor; Problem.sample must return at least one, whose rows are the items")
+    first = found[0]
     if first.ndim == 0:
         raise InputError("a batch holds a tensor without dimensions; its leading dimension must count the items")
     return first.shape[0]

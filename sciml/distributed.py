@@ -44,12 +44,27 @@ def size() -> int:
     environment = os.environ
     if any(name not in environment for name in _VARIABLES):
         return 1
-    return int(environment["WORLD_SIZE"])
+    return _number("WORLD_SIZE", 1)
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return int(os.environ["RANK"]) if size() > 1 else 0
+    return _number("RANK", 0) if size() > 1 else 0
+
+
+def _number(name: str, least: int) -> int:
+    """A whole number from the environment.
+
+    Raises:
+        InputError: the variable holds something else.
+    """
+    text = os.environ[name]
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise InputError(
+            f"the environment has {name}={text}; allowed is a whole number of at least {least}. torchrun sets "
+            "it; for a single process: unset WORLD_SIZE RANK"
+        )
+    return int(text)
 
 
 def leader() -> bool:

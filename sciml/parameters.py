@@ -21,9 +21,11 @@ class FlatParameters:
         Raises:
             InputError: no trainable parameter, or several dtypes or devices among them.
         """
-        self.parameters = [p for p in parameters if p.requires_grad]
+        given = list(parameters)
+        self.parameters = [p for p in given if p.requires_grad]
         if not self.parameters:
-            raise InputError("the model has no trainable parameters; there is nothing to optimise")
+            frozen = f": all {len(given)} are frozen; set requires_grad_(True) on those to fit" if given else ""
+            raise InputError(f"the model has no trainable parameters; there is nothing to optimise{frozen}")
         kinds = {(p.dtype, p.device) for p in self.parameters}
         if len(kinds) > 1:
             given = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))

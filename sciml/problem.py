@@ -105,6 +105,11 @@ class Problem(ABC, Generic[Model, Batch]):
         residuals = self.least_squares(model, batch)
         if residuals is None:
             raise InputError(f"{type(self).__name__} has neither a method `loss` nor `least_squares`; define one.")
+        if not isinstance(residuals, Mapping):
+            raise InputError(
+                f"{type(self).__name__}.least_squares returned a {type(residuals).__name__}; return named residuals, "
+                'e.g. {"pde": residual}.'
+            )
         return {name: residual.square().mean() for name, residual in residuals.items()}
 
     def evaluate(self, model: Model) -> Mapping[str, float]:

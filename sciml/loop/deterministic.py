@@ -25,6 +25,11 @@ GROWTH_LIMIT = 64
 """The fixed set of a stream never grows to more than this many times the declared one."""
 EXHAUSTED = 0.1
 """||g||^2 / noise energy below which the set has nothing more to teach, if the loss beside it stalls too."""
+IDLE_SETS, IDLE_SHARE = 3, 0.4
+"""A phase has stalled when so many new sets in a row did not lower the loss on new items by a tenth, and that loss is
+above this share of the first one."""
+ROUNDING_SHARE = 0.01
+"""Of the Newton decrement or the loss: changes by rounding above it leave a line search nothing to find."""
 RENEWED = 0.8
 """Loss on fresh items, relative to that at the last renewal, above which renewing did not help: the set must grow."""
 
@@ -45,6 +50,7 @@ class DeterministicState(State):
         surveyed: loss on fresh items when the set was last drawn anew.
         best: [smallest decrement, its loss, iteration] of the last time the decrement halved.
         lows: [iteration, loss on fresh items] of each time that loss was the smallest so far.
+        sets: loss on each new set when it was new.
     """
 
     evaluations: float = 0
@@ -58,6 +64,7 @@ class DeterministicState(State):
     surveyed: float = math.inf
     best: list[float] = field(default_factory=list)
     lows: list[list[float]] = field(default_factory=list)
+    sets: list[float] = field(default_factory=list)
 
 
 class DeterministicRunner(Runner[DeterministicState]):
@@ -67,13 +74,14 @@ class DeterministicRunner(Runner[DeterministicState]):
         setting: what the phases share.
         phase: the algorithm and its options.
         scale: largest change of the loss in the solve so far.
+        reference: a loss that stands for no answer at all; infinite where none is known.
     """
 
     evaluate_every = 20
 
-    def __init__(self, setting: Setting, phase: Deterministic, scale: float = 0.0) -> None:
+    def __init__(self, setting: Setting, phase: Deterministic, scale: float = 0.0, reference: float = math.inf) -> None:
         super().__init__(DeterministicState(scale=scale))
-        self.setting, self.phase = setting, phase
+        self.setting, self.phase, self.reference = setting, phase, reference
         self.terms: dict[str, Tensor] = {}
         batch = lambda: setting.fixed.batch
         self.method = phase.method(
@@ -131,6 +139,11 @@ class DeterministicRunner(Runner[DeterministicState]):
             ending = self._settled(ending)
         elif ending is None and not fixed.finite and state.step % self.phase.check == 0:
             ending = self._look_beside()
+        if ending is None and self._idle():
+            reason = (
+                f"no progress over the last {IDLE_SETS} sets: {state.sets[-1 - IDLE_SETS]:.4g} -> {state.sets[-1]:.4g}"
+            )
+            ending = Ending(Result.STALLED, reason, {"sets": state.sets})
         if ending is None and state.step >= self.phase.steps:
             ending = Ending(Result.MAX_STEPS, f"its limit of {self.phase.steps} iterations")
         return ending
@@ -176,6 +189,24 @@ class DeterministicRunner(Runner[DeterministicState]):
         reason = f"no progress in {self.phase.patience} iterations"
         return Ending(Result.CONVERGED, reason, {"loss": state.loss, "decrement": state.decrement})
 
+    def _idle(self) -> bool:
+        """Whether the last sets, each of new items, brought nothing, while the loss is much of what no answer has."""
+        *_, before = [math.inf, *self.state.sets[:-IDLE_SETS]]
+        latest = self.state.sets[-IDLE_SETS:]
+        return bool(latest) and min(latest) > 0.9 * before and latest[-1] > IDLE_SHARE * self.reference
+
+    def _at_rounding(self) -> bool:
+        """Whether moving the parameters by their own rounding changes the loss as much as a step might gain."""
+        vector, loss = self.setting.flat.vector, self.state.loss
+        origin, epsilon = vector.clone(), torch.finfo(vector.dtype).eps
+        stream, changes = torch.Generator().manual_seed(0), []
+        for _ in range(3):
+            signs = torch.randint(0, 2, vector.shape, generator=stream).to(vector) * 2 - 1
+            vector.mul_(1 + epsilon * signs)
+            changes.append(abs(float(self._closure()[0]) - loss))
+            vector.copy_(origin)
+        return max(changes) > ROUNDING_SHARE * min(self.state.decrement, abs(loss))
+
     def _failed(self, iteration: Iteration, *, restarted: bool) -> Ending | None:
         """After a failed line search: go on with fresh curvature once, else enlarge a stream's set, else end."""
         state, rounding = self.state, self.phase.tolerance**2 * self.state.scale
@@ -187,6 +218,10 @@ class DeterministicRunner(Runner[DeterministicState]):
             return Ending(Result.CONVERGED, "the loss is at its rounding", {"loss": state.loss})
         if state.decrement <= 1e4 * rounding:
             reason = "the line search met the rounding of the loss"
+            return Ending(Result.CONVERGED, reason, {"decrement": state.decrement})
+        dtype = self.setting.flat.vector.dtype
+        if dtype is not torch.float64 and self._at_rounding():
+            reason = f"the line search met the rounding of {dtype}, the loss falls no further in this precision"
             return Ending(Result.CONVERGED, reason, {"decrement": state.decrement})
         if not self.setting.fixed.finite and self._grow("the line search failed"):
             state.last_restart = state.step
@@ -294,6 +329,7 @@ class DeterministicRunner(Runner[DeterministicState]):
     def _start_on_new_set(self) -> None:
         """Evaluate on the new set, so that no curvature pair mixes two sets, and forget what was seen on the old."""
         self.state.loss = self.method.refresh()
+        self.state.sets.append(self.state.loss)
         self.watch = Generalization()
         self.state.small, self.state.unchanged, self.state.best = 0, 0, []
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sciml.batches import adaptive_choice, concatenate, count, divisible, leaves, move, split, tree_map
+from sciml.errors import InputError
 from sciml.loop.gradients import loss_only
 from sciml.problem import Problem
 from sciml.seeds import generator
@@ -57,6 +58,8 @@ class FixedSet:
         self.changed = False
         self.batch: Any = self._draw(None, 0)
         self.declared = count(self.batch)
+        if self.declared < 1:
+            raise InputError(f"{type(problem).__name__}.sample(None) gives no items; return at least one.")
         self._beside: Any = None
 
     @property

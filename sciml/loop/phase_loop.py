@@ -116,7 +116,8 @@ class PhaseLoop:
             rule = rule_for(self.switch)
             ends = rule if followed or rule.ends_the_last else None
             return StochasticRunner(self.setting, phase.slower(0.1**state.returns), draws, ends)
-        return DeterministicRunner(self.setting, phase, abs(state.initial_loss or 0.0))
+        first = abs(state.initial_loss or 0.0)
+        return DeterministicRunner(self.setting, phase, first, first or math.inf)
 
     @property
     def evaluations(self) -> float:
@@ -222,7 +223,7 @@ class PhaseLoop:
         self._record_switch(ending)
         back = not last and self._may_return(ending.result)
         no_more = self.state.index + 1 == len(self.phases) and not back
-        if last or no_more or ending.result is Result.NONFINITE:
+        if last or no_more or ending.result in (Result.NONFINITE, Result.STALLED):
             self._keep_better()
             self._keep_start(STALLED)
             self._evaluate()

@@ -6,6 +6,7 @@ it would only be less than it could be. Costs a few evaluations of at most `ITEM
 solve, and is skipped for problems with a `gradient` of their own, whose evaluations may be anything but cheap.
 """
 
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sciml.batches import count, leaves, move, tree_map
+from sciml.batches import count, leaves, move, tree_map, weighted_part
 from sciml.errors import InputError
 from sciml.findings import Finding
 from sciml.loop.gradients import total
@@ -53,10 +54,18 @@ def check_arguments(problem: object, model: object, phases: object, seed: object
 def _check_parameters(model: nn.Module) -> None:
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise InputError(
+                f"parameter {name} has no shape yet; call the model once, so that its lazy layers get one."
+            )
         if parameter.device.type == "meta":
             raise InputError(
                 f"parameter {name} is on the meta device and has no values; use model.to_empty and initialise."
             )
+        if not bool(torch.isfinite(parameter.detach()).all()):
+            raise InputError(f"parameter {name} is NaN or infinite at the start; initialise the model anew.")
+        if any(step == 0 and length > 1 for step, length in zip(parameter.stride(), parameter.shape, strict=True)):
+            raise InputError(f"parameter {name} is an expanded tensor, one number shown many times; clone() it.")
         storage, width = parameter.untyped_storage().data_ptr(), parameter.element_size()
         begin = int(parameter.storage_offset()) * width
         spans.setdefault(storage, []).append((begin, begin + parameter.numel() * width, name))
@@ -103,15 +112,17 @@ def probe(problem: Problem, model: nn.Module) -> list[Finding]:
 
 def _check_module(name: str, module: nn.Module) -> None:
     kind, where = type(module).__name__, f"{name or 'the model'} ({type(module).__name__})"
-    if not module.training:
+    own_statistics = isinstance(module, COUPLED[0]) and not module.track_running_stats  # the batch's, in eval mode too
+    if not module.training and not own_statistics:
         return
     if isinstance(module, COUPLED[0]) or (isinstance(module, COUPLED) and module.track_running_stats):
         raise InputError(
-            f"{where} is in training mode and standardises each item by the others of its batch: the loss is no mean "
+            f"{where} standardises each item by the others of its batch: the loss is no mean "
             "over items, and the network that is evaluated is another than the trained one. Use nn.LayerNorm or "
             "nn.GroupNorm, or freeze its statistics with .eval()."
         )
-    if isinstance(module, RANDOM) and getattr(module, "p", 1.0) > 0:
+    dropout = module.dropout if isinstance(module, nn.RNNBase | nn.MultiheadAttention) else 0.0
+    if dropout > 0 or (isinstance(module, RANDOM) and getattr(module, "p", 1.0) > 0):
         raise InputError(
             f"{where} is in training mode and draws at random in every evaluation; a line search needs the same loss "
             f"for the same parameters. Remove {kind}, or switch it off with .eval()."
@@ -123,9 +134,9 @@ def _sampled(problem: Problem, model: nn.Module) -> tuple[Any, list[Finding]]:
     name, parameter = type(problem).__name__, next(model.parameters())
     size = ITEMS if problem.size is None else min(ITEMS, problem.size)
     draws = []
-    for other in (0, 1):
+    for other, seed in ((0, 0), (1, 0), (1, 1)):
         torch.manual_seed(other)  # torch's own generator must not matter
-        draws.append(problem.sample(size, torch.Generator().manual_seed(0)))
+        draws.append(problem.sample(size, torch.Generator().manual_seed(seed)))
     try:
         tensors = leaves(draws[0])
     except InputError as error:
@@ -136,6 +147,12 @@ def _sampled(problem: Problem, model: nn.Module) -> tuple[Any, list[Finding]]:
     what = f"{name}.sample draws from another source than the generator that it is given."
     remedy = "Pass it on (torch.rand(..., generator=generator)); otherwise no seed repeats a solve, and none resumes."
     findings = [] if same else [Finding(what, "sample", "warning", remedy)]
+    if same and size != problem.size and all(map(torch.equal, tensors, leaves(draws[2]))):
+        what = f"{name}.sample ignores its generator: every batch is the same, and no points lie beside it to judge by."
+        remedy = (
+            "Draw the points from it; if they are all there is, set `size` to their number and draw batches of them."
+        )
+        findings.append(Finding(what, "sample", "warning", remedy))
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.dtype != parameter.dtype and not _is_mixed(tensors):
             findings += _other_precision(name, tensor, parameter)
@@ -167,18 +184,30 @@ def _terms(problem: Problem, model: nn.Module, batch: Any) -> dict[str, float]:
     residuals = problem.least_squares(model, batch) if type(problem).loss is Problem.loss else None
     if residuals is not None and not isinstance(residuals, Mapping):
         raise InputError(f"{name}.least_squares returned a {type(residuals).__name__}; return {{name: residuals}}.")
-    live = problem.loss(model, batch)
+    try:
+        live = problem.loss(model, batch)
+    except (RuntimeError, TypeError) as error:
+        if not re.search(r"dtype|scalar type|numpy|ndarray|same device", str(error)):
+            raise
+        own = next(model.parameters())
+        raise InputError(
+            f"{name}.loss mixes kinds of numbers ({str(error).splitlines()[0]}): the network has {own.dtype} on "
+            f"{own.device}, as its batches have. Move data of the problem's own by .to(batch), or use model.double()."
+        ) from error
     if not isinstance(live, Mapping):
         given = "nothing" if live is None else f"a {type(live).__name__}"
         raise InputError(f"{name}.loss returned {given}; return a dictionary of named terms: {{'pde': loss}}.")
     for term, value in live.items():
+        if not isinstance(term, str):
+            raise InputError(f"{name}.loss names a term {term!r}; names are strings.")
         if isinstance(value, Tensor) and value.is_complex():
             raise InputError(
                 f"loss term '{term}' is complex; return a real scalar, such as its .abs().square().mean()."
             )
         if isinstance(value, Tensor) and value.numel() == 1 and not value.is_floating_point():
             raise InputError(f"loss term '{term}' is {value.dtype}; return a floating-point scalar.")
-    total(dict(live))
+    if not total(dict(live)).requires_grad:
+        raise InputError(f"{name}.loss does not depend on the model's parameters; use the model that it is given.")
     return {term: float(value.detach()) for term, value in live.items()}
 
 
@@ -200,14 +229,10 @@ def _halves(problem: Problem, model: nn.Module, batch: Any, whole: dict[str, flo
     Raises:
         InputError: a term is a sum over the items.
     """
-    items = count(batch)
-    if items < 2 or any(len(leaf) != items for leaf in leaves(batch)):
+    cut = [weighted_part(batch, index, 2) for index in (0, 1)]
+    if count(batch) % 2 or any(part is None for part in cut):
         return []
-    half = items // 2
-    parts = [
-        _terms(problem, model, tree_map(lambda leaf, cut=cut: leaf[cut], batch))
-        for cut in (slice(0, half), slice(half, 2 * half))
-    ]
+    parts = [_terms(problem, model, part[0]) for part in cut if part is not None]
     single = next(model.parameters()).dtype != torch.float64
     tolerance = (1e-3 if single else 1e-7) * max(1e-30, sum(map(abs, whole.values())))
     findings = []
@@ -223,7 +248,8 @@ def _halves(problem: Problem, model: nn.Module, batch: Any, whole: dict[str, flo
         what = f"Half batches average to {mean:.4g}, not to the {value:.4g} of the whole: items of a batch are coupled."
         remedy = (
             "Its gradient is biased on mini-batches, and its noise is not what is measured. Make it a mean over items: "
-            "compute what all items share (an integral) from fixed points of the problem."
+            "compute what all items share (an integral) from fixed points of the problem. Is it one? Then look for "
+            "shapes that broadcast, as (n,) with (n, 1)."
         )
         findings.append(Finding(what, f"loss term '{term}'", "warning", remedy))
     return findings

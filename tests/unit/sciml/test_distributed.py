@@ -204,6 +204,8 @@ import json, sys
 import numpy as np, torch, sciml
 from sciml import batches, distributed
 from sciml.loop import gradients
+from sciml.loop import solver
+solver.probe = lambda problem, model: []  # the items of the steps alone are counted
 gradients.WORTH_SHARING = 0
 
 class Fit(sciml.Problem):
@@ -280,6 +282,56 @@ def test_a_solve_shared_by_two_processes_is_that_of_one(tmp_path):
             assert shares == [(21 + 9 / 2) / 30] * 2
         else:
             assert sum(shares) == pytest.approx(1.0) and max(shares) < 0.54
+
+
+SAME_BITS = """
+import json, sys
+import torch, sciml
+from sciml import distributed
+from sciml.pde import MLP, Interval, derivative
+from sciml.loop import gradients
+gradients.WORTH_SHARING = 0
+
+class Poisson(sciml.Problem):
+    def sample(self, size, generator):
+        return Interval(0.0, 1.0).sample(size or 250, generator)
+    def least_squares(self, model, batch):
+        u = lambda x: x * (1 - x) * model(x)
+        return {"pde": derivative(u, batch, order=2) + torch.pi**2 * torch.sin(torch.pi * batch)}
+
+seen = {}
+cases = {"LBFGS": sciml.LBFGS(steps=60), "SelfScaled": sciml.SelfScaled(steps=60), "Gauss": sciml.GaussNewton(steps=8)}
+for name, finisher in cases.items():
+    model = MLP(1, 1, (12,)).double()
+    solution = sciml.solve(Poisson(), model, [sciml.Adam(lr=1e-2), finisher], switch=40)
+    parameters = torch.cat([p.detach().reshape(-1) for p in model.parameters()]).tolist()
+    seen[name] = [parameters, solution.loss, [r["loss"] for r in solution.history if r["kind"] == "step"]]
+open(sys.argv[1] + f"/{distributed.rank()}.json", "w").write(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+def test_every_phase_ends_in_the_same_bits_on_one_two_and_four_processes(tmp_path):
+    """Sums in an order of their own would differ by rounding, which 60 quasi-Newton iterations make visible."""
+    file, ended = script(tmp_path, SAME_BITS), {}
+    for count in (1, 2, 4):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        code, _, errors = finished(torchrun(file, folder, count=count))
+        assert code == 0, errors
+        ended[count] = all_seen(folder, count)
+    for count in (2, 4):
+        for seen in ended[count]:
+            assert seen == ended[1][0]
+
+
+@pytest.mark.parametrize("value", ["x", "", "0", "-2", "1.5"])
+def test_the_number_of_processes_is_a_number(monkeypatch, value):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(InputError, match="WORLD_SIZE"):
+        distributed.size()
 
 
 GLOBAL_RANDOM = """

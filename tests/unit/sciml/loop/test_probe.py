@@ -49,6 +49,17 @@ def _evaluate_moving(model: nn.Module) -> dict[str, float]:
     return {}
 
 
+def _spoil(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.constant_(module.weight, float("nan"))
+
+
+def _expanded() -> nn.Module:
+    model = network()
+    model.extra = nn.Parameter(torch.zeros(1).double().expand(3))
+    return model
+
+
 REFUSED: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     "batch normalisation": (lambda: (Fit(), network(nn.BatchNorm1d(8))), "BatchNorm1d.*LayerNorm"),
     "dropout": (lambda: (Fit(), network(nn.Dropout(0.1))), "Dropout.*at random"),
@@ -74,6 +85,29 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     ),
     "an integer loss": (lambda: (Fit(loss=lambda m, b: {"fit": torch.tensor(1)}), network()), "int64"),
     "a loss for each item": (lambda: (Fit(loss=lambda m, b: {"fit": squares(m, b)}), network()), "scalar tensor"),
+    "a loss of shape (1, 1)": (
+        lambda: (Fit(loss=lambda m, b: {"fit": squares(m, b).mean(0, True)}), network()),
+        "scalar",
+    ),
+    "a term that is a number": (lambda: (Fit(loss=lambda m, b: {"fit": 1}), network()), "'fit' is int"),
+    "a term named by a number": (lambda: (Fit(loss=lambda m, b: {3: squares(m, b).mean()}), network()), "are strings"),
+    "a loss without a gradient": (
+        lambda: (Fit(loss=lambda m, b: {"fit": squares(m, b).mean().detach()}), network()),
+        "does not depend on the model",
+    ),
+    "data in double precision": (
+        lambda: (Fit(loss=lambda m, b: {"fit": m(torch.ones(4, 1).double()).square().mean()}), network().float()),
+        r"mixes kinds of numbers.*float32.*model.double\(\)",
+    ),
+    "statistics of the batch in eval mode": (
+        lambda: (Fit(), network(nn.BatchNorm1d(8, track_running_stats=False)).eval()),
+        "LayerNorm",
+    ),
+    "dropout of attention": (lambda: (Fit(), network(nn.MultiheadAttention(8, 1, dropout=0.1))), "at random"),
+    "a batch without tensors": (lambda: (Fit(sample=lambda n, g: ()), network()), "no tensor"),
+    "no batch": (lambda: (Fit(sample=lambda n, g: None), network()), "NoneType"),
+    "parameters that are NaN": (lambda: (Fit(), network().apply(_spoil)), "NaN or infinite at the start"),
+    "an expanded parameter": (lambda: (Fit(), _expanded()), "expanded tensor"),
     "NumPy points": (lambda: (Fit(sample=lambda n, g: np.zeros((n or 8, 1))), network()), "ndarray"),
     "no points": (lambda: (Fit(sample=lambda n, g: torch.zeros(0, 1).double()), network()), "no items"),
     "a class for a problem": (lambda: (Fit, network()), r"Fit\(\)"),
@@ -151,6 +185,28 @@ def test_coupled_items_and_foreign_randomness_are_warned_of() -> None:
     own = Fit(sample=lambda n, g: torch.rand(n or 8, 1, dtype=torch.float64))
     (finding,) = probe(own, network())
     assert finding.severity == "warning" and "generator" in finding.what
+
+
+def test_a_sample_that_ignores_its_generator_is_warned_of() -> None:
+    fixed = lambda n, g: torch.linspace(0, 1, n or 64, dtype=torch.float64)[:, None]
+    (finding,) = probe(Fit(sample=fixed), network())
+    assert finding.severity == "warning" and "ignores its generator" in finding.what and "`size`" in finding.remedy
+    finite = Fit(sample=fixed, size=None)
+    finite.size = 8  # all of them are asked for, and given
+    assert probe(finite, network()) == []
+
+
+def test_tensors_of_other_lengths_are_halved_with_the_items() -> None:
+    two = lambda n, g: (
+        torch.rand(n or 64, 1, generator=g).double(),
+        torch.rand((n or 64) // 2, 1, generator=g).double(),
+    )
+    mean = lambda m, b: {"fit": squares(m, b[0]).mean() + squares(m, b[1]).mean()}
+    assert probe(Fit(sample=two, loss=mean), network()) == []
+    coupled = lambda m, b: {"fit": squares(m, b[0]).mean() * squares(m, b[1]).mean()}
+    assert "coupled" in probe(Fit(sample=two, loss=coupled), network())[0].what
+    broadcast = lambda m, b: {"fit": (m(b[0])[:, 0] - torch.sin(b[0])).square().mean()}
+    assert "broadcast" in probe(Fit(sample=two, loss=broadcast), network())[0].remedy
 
 
 def test_frozen_statistics_and_layer_norm_are_fine() -> None:
