@@ -17,7 +17,7 @@ from sciml.loop.gradients import WORTH_SHARING, loss_only
 from sciml.loop.interrupts import Interrupts
 from sciml.loop.records import Records
 from sciml.loop.runner import Ending, Runner
-from sciml.loop.setting import Setting, better
+from sciml.loop.setting import GOOD_START, Setting, better, good_start
 from sciml.loop.snapshots import Snapshots
 from sciml.loop.stochastic import StochasticRunner
 from sciml.loop.verdict import STALLED, judge, shares
@@ -91,6 +91,7 @@ class PhaseLoop:
         stage: Stage | None,
     ) -> None:
         self.setting, self.switch, self.budget, self.stage = setting, switch, budget, stage
+        self.chosen = not phases
         self.phases = tuple(phases or default_phases(setting.problem, setting.model, setting.flat.vector.numel()))
         for phase in self.phases:
             if not isinstance(phase, Phase):
@@ -130,6 +131,7 @@ class PhaseLoop:
     def run(self, interrupts: Interrupts, progress: Progress) -> None:
         """Run the phases in order until one fails, the last ends, the budget is spent, or the user interrupts."""
         if not self.records.history:
+            self._begin_well()
             self._evaluate()
         while self.result is None:
             ending = self.runner.advance()
@@ -143,6 +145,17 @@ class PhaseLoop:
             else:
                 self._look_around(interrupts)
             self._show(progress)
+
+    def _begin_well(self) -> None:
+        """Of the default phases take the finisher alone where the start is good already: Adam's steps would throw it
+        away. Its tolerance is then relative to the loss of no answer."""
+        setting, phase = self.setting, self.phases[-1]
+        if not self.chosen or self.start is None or isinstance(phase, Stochastic):
+            return
+        if (zero := good_start(setting)) is not None:
+            self.state.index = len(self.phases) - 1
+            self.runner = DeterministicRunner(setting, phase, zero)
+            self.state.findings.append(GOOD_START.record())
 
     def _look_around(self, interrupts: Interrupts) -> None:
         """Do what signals and clocks ask for between two advances. Any process's signal counts, and the leader's clock.

@@ -7,10 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciml.findings import Finding
 from sciml.loop.fixed_set import FixedSet
 from sciml.loop.gradients import evaluate, loss_only
 from sciml.parameters import FlatParameters
 from sciml.problem import Evaluation, Problem
+
+GOOD = 1e-4
+"""A start whose loss is below this share of the loss with all parameters at zero is good already."""
+GOOD_START = Finding("It is good already: the solve begins with the finisher.", "start", "note")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,23 @@ class Setting:
     def evaluate(self, batch: Any) -> Evaluation:
         """Loss and gradient on a batch at the present parameters."""
         return evaluate(self.problem, self.model, self.flat, batch)
+
+
+def good_start(setting: Setting) -> float | None:
+    """The loss on the fixed set with all parameters at zero, that of no answer, where the start's is below `GOOD` of it.
+
+    None where it is not, or cannot be computed. The parameters stay as they are.
+    """
+    problem, model, batch = setting.problem, setting.model, setting.fixed.batch
+    loss, vector = loss_only(problem, model, batch), setting.flat.vector.clone()
+    setting.flat.vector.zero_()
+    try:
+        zero = loss_only(problem, model, batch)
+    except (ArithmeticError, RuntimeError, ValueError):
+        return None
+    finally:
+        setting.flat.vector.copy_(vector)
+    return zero if 0 <= loss < GOOD * zero < math.inf else None
 
 
 def better(setting: Setting, other: Tensor, batch: Any) -> float | None:

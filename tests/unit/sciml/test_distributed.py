@@ -340,12 +340,14 @@ from sciml import distributed
 from sciml.loop import gradients
 gradients.WORTH_SHARING = 0
 class Fit(sciml.Problem):
+    calls = 0
     def sample(self, size, generator):
         return torch.rand(size or 64, 1, generator=generator)
     def loss(self, model, batch):
         return {"fit": (model(batch) - 1).square().mean()}
     def evaluate(self, model):
-        if distributed.rank() == 1:
+        self.calls += 1
+        if distributed.rank() == 1 and self.calls > 1:  # not yet where the problem is looked at
             with torch.no_grad():
                 model.weight += 1e-6  # what an author must not do
         return {"error": 1.0}

@@ -267,6 +267,9 @@ def test_a_good_start_is_kept() -> None:
     model = network()
     first = sciml.solve(Fit(), model, seed=0)
     second = sciml.solve(Fit(), model, seed=1)
+    assert [record["phase"] for record in second.switch] == ["SelfScaled"]
+    assert any("good already" in finding.what for finding in second.findings)
+    assert second.result is sciml.Result.CONVERGED and second.evaluations < first.evaluations
     assert second.loss <= max(2.0 * first.loss, 1e-12)
     assert first.loss < 1e-5
 
