@@ -85,7 +85,7 @@ def _sources(root: Path) -> list[Path]:
 
 
 def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -94,7 +94,7 @@ def test_files_and_functions_are_short(root: Path) -> None:
     files, functions = {}, {}
     for file in _sources(root):
         name = str(file.relative_to(root))
-        files[name] = len(file.read_text().splitlines())
+        files[name] = len(file.read_text(encoding="utf-8").splitlines())
         for node in _functions(file):
             functions[f"{name}:{node.name}"] = (node.end_lineno or node.lineno) - node.lineno + 1
     assert len(files) > 100
@@ -106,7 +106,7 @@ def test_files_and_functions_are_short(root: Path) -> None:
 def test_no_folder_hides_a_function(root: Path) -> None:
     """`sciml.loop.solve` beside a folder `solve` would name either, by the order of imports."""
     files = _sources(root)
-    bodies = [ast.parse(file.read_text()).body for file in files]
+    bodies = [ast.parse(file.read_text(encoding="utf-8")).body for file in files]
     functions = {node.name for body in bodies for node in body if isinstance(node, ast.FunctionDef)}
     folders = {parent.name for file in files for parent in file.relative_to(root).parents if parent.name}
     assert sorted(folders & functions) == []
@@ -118,7 +118,7 @@ def test_every_entry_of_a_docstring_has_its_own_line(root: Path) -> None:
     for file in _sources(root):
         if UNREAD.search(str(file.relative_to(root))):
             continue
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.ClassDef | ast.FunctionDef):
                 continue
             lines = (ast.get_docstring(node) or "").splitlines()

@@ -12,6 +12,7 @@ from sciml.loop.fixed_set import FixedSet
 from sciml.loop.interrupts import Interrupts
 from sciml.loop.phase_loop import PhaseLoop
 from sciml.loop.setting import Setting
+from sciml.loop.snapshots import understood
 from sciml.parameters import FlatParameters
 from sciml.phases import Phase
 from sciml.problem import Problem
@@ -65,7 +66,8 @@ def solve(
     setting = Setting(problem, model, flat, FixedSet(problem, seed, flat.vector), seed)
     stage = run.stage("solve") if isinstance(run, Run) else run
     loop = PhaseLoop(setting, phases, switch, budget or Budget(), stage)
-    loop.resume()
+    with understood(stage):
+        loop.resume()
     if loop.result is None:
         # scipy's BLAS beside torch's own threads: each would wait, spinning, for cores that the other holds.
         with (
