@@ -72,6 +72,12 @@ class Problem(ABC, Generic[Model, Batch]):
     """The fewest steps between two calls of `evaluate`. None: 100 stochastic steps, 20 quasi-Newton iterations."""
 
     @property
+    def fingerprint(self) -> str:
+        """What of the problem its class and attributes do not show, such as the content of a file that it reads. A run
+        that goes on refuses a problem with another one. Empty unless a problem says otherwise."""
+        return ""
+
+    @property
     def population(self) -> int | None:
         """Number of items that the micro-batches of a step are drawn from without replacement.
 

@@ -15,6 +15,8 @@ class Result(Enum):
 
     CONVERGED = "CONVERGED"
     MAX_STEPS = "MAX_STEPS"  # a limit of steps or the budget ended it
+    STALLED = "STALLED"  # the optimiser came to rest, but the loss, or the term that is most of it, has hardly fallen
+    DIVERGED = "DIVERGED"  # the loss grew beyond all measure, or falls without end
     NOISE_FLOOR = "NOISE_FLOOR"  # the gradient is below its own sampling noise and the sample may not grow further
     LINE_SEARCH_FAILED = "LINE_SEARCH_FAILED"
     NONFINITE = "NONFINITE"
@@ -35,6 +37,8 @@ class Solution:
         switch: one record for each phase that ended, with phase, step, reason, snr, batch, set, details.
         values: the last answer of `Problem.evaluate`.
         findings: what to know about the problem and the answer.
+        start_loss: loss of the first step; None before one was taken.
+        shares: share of each named term in the last loss.
     """
 
     model: torch.nn.Module
@@ -46,6 +50,8 @@ class Solution:
     switch: list[dict[str, Any]]
     values: dict[str, float]
     findings: list[Finding] = field(default_factory=list)
+    start_loss: float | None = None
+    shares: dict[str, float] = field(default_factory=dict)
 
     def summary(self, values: Mapping[str, float]) -> dict[str, Any]:
         """The object that every command that solves prints with `--json`.
@@ -59,6 +65,8 @@ class Solution:
             "result": self.result.name,
             "relative_l2": None if error is None else float(error),
             "loss": float(self.loss),
+            "loss_relative_to_start": float(self.loss) / self.start_loss if self.start_loss else None,
+            "loss_shares": self.shares,
             "evaluations": self.evaluations,
             "seconds": self.seconds,
             **others,

@@ -25,6 +25,7 @@ def load(target: str) -> Any:
         InputError: the string, the file or the class cannot be used.
     """
     place, name = _parts(target)
+    digest(target)  # says it if there is no such file
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     return _make(module, name, place)
 

@@ -10,20 +10,27 @@ from torch import Tensor
 from sciml import distributed
 from sciml.budget import Budget
 from sciml.errors import InputError
+from sciml.findings import Finding
 from sciml.loop.deterministic import DeterministicRunner
+from sciml.loop.fingerprint import check_same, fingerprint
 from sciml.loop.gradients import WORTH_SHARING, loss_only
 from sciml.loop.interrupts import Interrupts
 from sciml.loop.records import Records
 from sciml.loop.runner import Ending, Runner
-from sciml.loop.setting import Setting
+from sciml.loop.setting import Setting, better
 from sciml.loop.snapshots import Snapshots
 from sciml.loop.stochastic import StochasticRunner
+from sciml.loop.verdict import STALLED, judge, shares
 from sciml.phases import Phase, Stochastic, default_phases
+from sciml.problem import Problem
 from sciml.reporting.progress import Progress
 from sciml.runs.checkpoint import Checkpoint
 from sciml.runs.stage import Stage
 from sciml.solution import Result, Solution
 from sciml.watching.switching import SwitchRule, rule_for
+
+HANDED_OVER = 0.5
+"""A stochastic phase that leaves the loss above this share of its first may have begun from something better."""
 
 RETURNS = 1
 """How often a stalled quasi-Newton phase hands back to the stochastic phase before it, at a tenth of the step size."""
@@ -44,6 +51,7 @@ class _State:
         values: the latest answer of `Problem.evaluate`.
         evaluated_at: the interval of steps in which that was.
         returns: how often a stalled quasi-Newton phase handed back to the stochastic phase before it.
+        findings: records of what is to be known about problem and answer.
     """
 
     index: int = 0
@@ -53,6 +61,7 @@ class _State:
     values: dict[str, float] = field(default_factory=dict)
     evaluated_at: int = -1
     returns: int = 0
+    findings: list[dict[str, str]] = field(default_factory=list)
 
 
 class PhaseLoop:
@@ -93,6 +102,9 @@ class PhaseLoop:
         self.snapshots = None if stage is None else Snapshots(stage)
         self.unlooked, self.looked_at = 0, 0.0  # advances since the last look at signals and clocks; items spent then
         self.stalled: Tensor | None = None  # parameters of the quasi-Newton phase that handed back
+        own = type(setting.problem).gradient is not Problem.gradient  # as of a density, whose copy would be large
+        self.start = None if own else setting.flat.vector.clone()
+        self.identity = self._identity()
         self.runner = self._make_runner()
 
     def _make_runner(self) -> Runner:
@@ -212,9 +224,12 @@ class PhaseLoop:
         no_more = self.state.index + 1 == len(self.phases) and not back
         if last or no_more or ending.result is Result.NONFINITE:
             self._keep_better()
+            self._keep_start(STALLED)
             self._evaluate()
-            self._stop(ending.result)
+            self._stop(self._judged(ending.result))
             return
+        if not back:
+            self._keep_start(HANDED_OVER)
         self.state.items_before += self.runner.state.items
         if back:
             self.state.returns += 1
@@ -238,16 +253,30 @@ class PhaseLoop:
     def _keep_better(self) -> None:
         """After a return, keep the better parameters: the present ones, or those at which the quasi-Newton phase
         stalled."""
-        if self.stalled is None:
+        fixed = self.setting.fixed
+        if self.stalled is not None and better(self.setting, self.stalled, fixed.beside) is not None:
+            self.runner.state.loss = loss_only(self.setting.problem, self.setting.model, fixed.batch)
+
+    def _keep_start(self, share: float) -> None:
+        """Go back to the parameters of the start if they are better than the present ones, as after a warm start. They
+        are compared only where the loss of the steps has not fallen below a share of its first."""
+        now, first = self.runner.state.loss, self.state.initial_loss
+        if self.start is None or first is None or (now < share * abs(first) and math.isfinite(now)):
             return
-        setting, now = self.setting, self.setting.flat.vector.clone()
-        judge = lambda batch: loss_only(setting.problem, setting.model, batch)
-        loss = judge(setting.fixed.beside)
-        setting.flat.vector.copy_(self.stalled)
-        if judge(setting.fixed.beside) < loss or math.isnan(loss):
-            self.runner.state.loss = judge(setting.fixed.batch)
-        else:
-            setting.flat.vector.copy_(now)
+        loss = better(self.setting, self.start, self.setting.fixed.batch)
+        self.state.items_before += 2 * self.setting.fixed.size
+        if loss is not None:
+            self.runner.state.loss = loss
+            text = f"back to the parameters of the start, which are better: loss {loss:.3g}, not {now:.3g}"
+            self.records.append([self._record("warning", text=text)])
+
+    def _judged(self, result: Result) -> Result:
+        """The result after a look at what the loss did; findings are kept."""
+        vector, start = self.setting.flat.vector, self.start
+        moved = 1.0 if start is None else float((vector - start).norm() / start.norm().clamp_min(1e-300))
+        verdict = judge(result, self.runner.state.loss, self.records.history, moved, vector.dtype)
+        self.state.findings += [finding.record() for finding in verdict.findings]
+        return verdict.result
 
     def _stop(self, result: Result) -> None:
         """Record the end. An interrupted solve is saved as unfinished, before its end is recorded."""
@@ -265,7 +294,7 @@ class PhaseLoop:
             return
         finished = None if self.result in (None, Result.INTERRUPTED) else self.result.value
         numbers = {
-            "identity": self._identity(),
+            "identity": self.identity,
             "state": asdict(self.state),
             "result": finished,
             "seconds": self.records.seconds,
@@ -275,6 +304,8 @@ class PhaseLoop:
         tensors = {"parameters": self.setting.flat.vector}
         if self.stalled is not None:
             tensors["stalled"] = self.stalled
+        if self.start is not None:
+            tensors["start"] = self.start
         tensors |= {f"buffer.{name}": buffer for name, buffer in self.setting.model.named_buffers()}
         for owner, own in (("runner.", self.runner.tensors()), ("fixed.", self.setting.fixed.tensors())):
             tensors |= {owner + name: tensor for name, tensor in own.items()}
@@ -291,7 +322,7 @@ class PhaseLoop:
         if state is None:
             self.stage.truncate_metrics(0)
         else:
-            self._check_same(state.numbers["identity"])
+            check_same(self.stage.path, state.numbers["identity"], self.identity)
             self._restore(state)
             self.stage.truncate_metrics(state.numbers["metrics"])
             distributed.barrier()
@@ -304,7 +335,7 @@ class PhaseLoop:
         numbers, vector = checkpoint.numbers, self.setting.flat.vector
         tensors = {name: tensor.to(vector.device) for name, tensor in checkpoint.tensors.items()}
         vector.copy_(tensors["parameters"])
-        self.stalled = tensors.get("stalled")
+        self.stalled, self.start = tensors.get("stalled"), tensors.get("start")
         for name, buffer in self.setting.model.named_buffers():
             buffer.copy_(tensors[f"buffer.{name}"])
         self.setting.fixed.restore(_of("fixed.", tensors), numbers["draws"])
@@ -321,17 +352,8 @@ class PhaseLoop:
             "switch": type(self.switch).__name__ if isinstance(self.switch, SwitchRule) else self.switch,
             "seed": self.setting.seed,
             "unknowns": self.setting.flat.vector.numel(),
+            "problem": fingerprint(self.setting.problem, self.setting.model),
         }
-
-    def _check_same(self, there: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another solve."""
-        assert self.stage is not None
-        for name, here in self._identity().items():
-            if there[name] != here:
-                raise InputError(
-                    f"{self.stage.path} holds a checkpoint with {name} {there[name]}, not {here}; "
-                    "use the same settings to go on, or another folder to start anew"
-                )
 
     def _show(self, progress: Progress) -> None:
         estimate = None if progress.quiet else self.runner.noise
@@ -358,6 +380,9 @@ class PhaseLoop:
             history=history,
             switch=self.state.switches,
             values=self.state.values,
+            findings=[Finding.from_record(record) for record in self.state.findings],
+            start_loss=self.state.initial_loss,
+            shares=shares(history),
         )
 
 

@@ -1,12 +1,14 @@
 """What every phase of a solve shares."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sciml.loop.fixed_set import FixedSet
-from sciml.loop.gradients import evaluate
+from sciml.loop.gradients import evaluate, loss_only
 from sciml.parameters import FlatParameters
 from sciml.problem import Evaluation, Problem
 
@@ -32,3 +34,24 @@ class Setting:
     def evaluate(self, batch: Any) -> Evaluation:
         """Loss and gradient on a batch at the present parameters."""
         return evaluate(self.problem, self.model, self.flat, batch)
+
+
+def better(setting: Setting, other: Tensor, batch: Any) -> float | None:
+    """Take other parameters if their loss on a batch is lower than that of the present ones.
+
+    Args:
+        setting: holds the present ones.
+        other: flat, shape (unknowns,).
+        batch: on which both are judged.
+
+    Returns:
+        The loss of the other ones, if they were taken.
+    """
+    vector, now = setting.flat.vector, setting.flat.vector.clone()
+    loss = loss_only(setting.problem, setting.model, batch)
+    vector.copy_(other)
+    found = loss_only(setting.problem, setting.model, batch)
+    if found < loss or (math.isnan(loss) and not math.isnan(found)):
+        return found
+    vector.copy_(now)
+    return None

@@ -11,6 +11,7 @@ from sciml.errors import ConvergenceError
 from sciml.loop.fixed_set import FixedSet
 from sciml.loop.interrupts import Interrupts
 from sciml.loop.phase_loop import PhaseLoop
+from sciml.loop.probe import check_arguments, probe
 from sciml.loop.setting import Setting
 from sciml.loop.snapshots import understood
 from sciml.parameters import FlatParameters
@@ -61,6 +62,7 @@ def solve(
         ConvergenceError: with `throw`, when the solve failed.
         RankError: another process of the run is gone.
     """
+    check_arguments(problem, model, phases, seed)
     distributed.copy_from_leader(*model.parameters(), *model.buffers())
     flat = FlatParameters(model.parameters())
     setting = Setting(problem, model, flat, FixedSet(problem, seed, flat.vector), seed)
@@ -69,6 +71,8 @@ def solve(
     with understood(stage):
         loop.resume()
     if loop.result is None:
+        if not loop.records.history:
+            loop.state.findings += [finding.record() for finding in probe(problem, model)]
         # scipy's BLAS beside torch's own threads: each would wait, spinning, for cores that the other holds.
         with (
             threadpool_limits(1, "blas"),

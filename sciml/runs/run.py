@@ -43,6 +43,11 @@ class CommandLine:
     run: Path | None = None
     signal: int | None = None
 
+    @property
+    def accepts_changed_source(self) -> bool:
+        """Whether the user has said that a run goes on although its Python file was changed."""
+        return "--accept-changed-source" in self.words
+
 
 served: ContextVar[CommandLine | None] = ContextVar("served", default=None)
 """The command line being served, if any. `sciml.command_line.main` sets it and `Run.create` records it. So

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numpy as np
 import pytest
 from sciml_cryoem.files.mrc import read_map, write_map
@@ -161,6 +162,10 @@ def _faults(folder: Path) -> dict[str, tuple[list[str], str]]:
     write("pix_half2.mrc", noisy[1], 4.2)
     write("unset_half1.mrc", noisy[0], 1.0)
     write("unset_half2.mrc", noisy[1], 1.0)
+    for half in (1, 2):  # 1.0 in maps of other programs is what they write when they do not know
+        with mrcfile.open(folder / f"unset_half{half}.mrc", mode="r+") as file:
+            header: Any = file.header
+            header["label"] = b""
     write("zero_half1.mrc", 0 * ball)
     write("zero_half2.mrc", 0 * ball)
     write("nothing_half1.mrc", noisy[0] - ball)

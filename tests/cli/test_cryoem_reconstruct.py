@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import mrcfile
 import numpy as np
 import pytest
 from sciml_cryoem.files.mrc import read_map, write_map
-from sciml_cryoem.files.star import read_star
+from sciml_cryoem.files.star import read_star, write_star
 from sciml_cryoem.maps.fsc import fsc, resolution
 from sciml_cryoem.maps.masks import soft_sphere
 
@@ -205,3 +206,64 @@ def test_the_stochastic_solver_finds_the_direct_map(
     page = (tmp_path / "sgd" / "report.html").read_text(encoding="utf-8")
     assert "SGD ended" in page
     assert "LBFGS ended" in page
+
+
+def _changed(root: Path, folder: Path, **columns: Callable[[int], str]) -> Path:
+    """The bundled set with columns replaced, beside a link to its stack."""
+    source = root / "data" / "particles"
+    (folder / "particles.mrcs").symlink_to(source / "particles.mrcs")
+    tables = read_star(source / "particles.star")
+    table = tables["particles"]
+    for label, value in columns.items():
+        table = table.with_column(label, [value(row) for row in range(len(table))])
+    return write_star(folder / "changed.star", [tables["optics"], table])
+
+
+def test_a_severe_finding_of_the_input_is_on_screen_report_and_summary(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    star = _changed(root, tmp_path, rlnDefocusU=lambda row: "1.5", rlnDefocusV=lambda row: "1.4")
+    assert main(["cryoem", "reconstruct", str(star), "--out", str(tmp_path / "out"), "--json"]) == 0
+    streams = capsys.readouterr()
+    assert "SEVERE" in streams.err and "looks like micrometers" in streams.err
+    for summary in (streams.out.strip().splitlines()[-1], (tmp_path / "out" / "summary.json").read_text()):
+        severe = [one for one in json.loads(summary)["findings"] if one["severity"] == "severe"]
+        assert any("looks like micrometers" in one["what"] and "10,000" in one["remedy"] for one in severe)
+    assert "looks like micrometers" in (tmp_path / "out" / "report.html").read_text()
+    # What is computed from its maps is told, too.
+    assert main(["cryoem", "postprocess", str(tmp_path / "out"), "--mask", "sphere", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["findings"]
+    assert any("looks like micrometers" in one["what"] for one in told)
+    halves = [str(tmp_path / "out" / name) for name in ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")]
+    assert main(["cryoem", "fsc", *halves, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["findings"]
+    assert any("looks like micrometers" in one["what"] for one in told)
+
+
+def test_one_view_is_a_result_of_its_own(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    star = _changed(root, tmp_path, rlnAngleTilt=lambda row: "0")
+    summary = _run(capsys, star, "--out", tmp_path / "out", code=3)
+    assert summary["result"] == "NO_COVERAGE"
+
+
+def test_one_of_several_classes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    star = _changed(root, tmp_path, rlnClassNumber=lambda row: str(1 + row % 3))
+    mixed = _run(capsys, star, "--out", tmp_path / "mixed")
+    assert any("3 classes are taken together" in one["what"] for one in mixed["findings"])
+    one = _run(capsys, star, "--out", tmp_path / "one", "--class", "2")
+    assert (mixed["particles"], one["particles"], one["findings"]) == (600, 200, [])
+    assert set(read_star(tmp_path / "one" / "run_data.star")["particles"].text("rlnClassNumber")) == {"2"}
+    assert main(["cryoem", "reconstruct", str(star), "--out", str(tmp_path / "none"), "--class", "7"]) == 2
+    assert "no row has rlnClassNumber 7; there are 1, 2, 3" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    star = root / "data" / "particles" / "particles.star"
+    plans = [
+        _run(capsys, star, "--out", tmp_path / "out", "--dry-run", "--solver", solver)
+        for solver in ("direct", "stochastic")
+    ]
+    assert not (tmp_path / "out").exists()
+    assert 250 < plans[0]["memory_mb"] < 400
+    assert plans[1]["memory_mb"] > plans[0]["memory_mb"]
+    assert plans[0]["memory_mb"] == pytest.approx(sum(part["mb"] for part in plans[0]["parts"]))

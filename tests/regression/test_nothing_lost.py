@@ -26,6 +26,7 @@ def particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("particles") / "set"
     words = ["--number", "60", "--box", "24", "--pixel", "9", "--snr", "1"]
     assert main(["cryoem", "simulate", str(ROOT / "data/model.cif"), *words, "--out", str(folder)]) == 0
+    write_map(folder / "other.mrc", np.random.default_rng(0).standard_normal((24, 24, 24)).astype(np.float32), 9.0)
     return folder
 
 
@@ -40,7 +41,7 @@ def _words(command: str, particles: Path, out: Path) -> list[str]:
         "abinitio": ["cryoem", "abinitio", star, "--diameter", "150"],
         "refine": ["cryoem", "refine", star, "--reference", truth],
         "simulate": ["cryoem", "simulate", truth, "--number", "5", "--box", "24", "--pixel", "9"],
-        "postprocess": ["cryoem", "postprocess", truth, "--half2", truth],
+        "postprocess": ["cryoem", "postprocess", truth, "--half2", str(particles / "other.mrc")],
         "fsc": ["cryoem", "fsc", truth, truth],
         "check": ["cryoem", "check", star],
         "rod": ["rod", "solve", "--seconds", "1"],
@@ -174,7 +175,7 @@ def test_a_folder_in_use_is_refused_and_one_left_locked_is_taken_over(
     with pytest.raises(InputError, match=rf"process {process.pid} on .* this is process {os.getpid()}"):
         Run.create(folder, command=["test"])
     process.kill()
-    process.wait()
+    process.communicate()
     assert (folder / ".lock").exists()
     run = Run.create(folder, command=["test"])
     assert run.resumed

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from sciml.errors import InputError
 from sciml.findings import Finding
 from sciml_cryoem.files.mrc import Volume, read_map
-from sciml_cryoem.files.run_tables import pixel_size_beside
+from sciml_cryoem.files.run_tables import check_given_pixel, findings_beside, pixel_size_beside
 from sciml_cryoem.maps.alignment import Alignment, align
 from sciml_cryoem.maps.fsc import GOLD_STANDARD, HALF_BIT, FSCCurves, corrected_fsc, fsc, resolution
 from sciml_cryoem.maps.fsc_files import write_fsc_star, write_fsc_xml
@@ -28,6 +28,7 @@ class Comparison:
         pixel_size: Angstrom.
         curves: all curves, when there is a mask.
         alignment: how the second map was brought onto the first, where that was asked for.
+        about_maps: findings of the runs that wrote the maps, and about the pixel size that was given.
     """
 
     curve: Float[np.ndarray, " shells"]
@@ -35,6 +36,7 @@ class Comparison:
     pixel_size: float
     curves: FSCCurves | None
     alignment: Alignment | None = None
+    about_maps: tuple[Finding, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -49,9 +51,9 @@ class Comparison:
 
     @property
     def findings(self) -> list[Finding]:
-        """What to know about the curve: that it never falls, so that its resolution is only Nyquist."""
+        """What to know about the maps and the curve: that it never falls, so that its resolution is only Nyquist."""
         finding = stays_high(self.curve, 2 * self.pixel_size)
-        return [finding] if finding else []
+        return [*self.about_maps, *([finding] if finding else [])]
 
     def _resolutions(self, curve: np.ndarray) -> dict[str, Any]:
         return {
@@ -82,26 +84,24 @@ def compare_maps(
     if volumes[0].array.shape != volumes[1].array.shape:
         sizes = " and ".join(" x ".join(map(str, volume.array.shape[::-1])) for volume in volumes)
         raise InputError(f"{first} and {second} have {sizes} voxels; bring them to one grid first.")
-    pixel_size = _pixel_size(volumes, pixel_size)
+    sizes = [volume.pixel_size or pixel_size_beside(volume.header.path) for volume in volumes]
+    findings = [] if pixel_size is None else check_given_pixel(pixel_size, sizes)
+    about_maps = (*findings_beside((first, second)), *findings)
+    pixel_size = pixel_size or _pixel_size(volumes, sizes)
     a, b = (volume.array for volume in volumes)
     box = len(a)
     alignment = None if align_at is None else align(b, a, pixel_size, align_at, seed=seed)
     if alignment is not None:
         b = alignment.aligned
     if mask == "none":
-        return Comparison(fsc(a, b), box, pixel_size, None, alignment)
+        return Comparison(fsc(a, b), box, pixel_size, None, alignment, about_maps)
     weights = soft_sphere(box) if mask == "sphere" else _read_mask(Path(mask), box)
     curves = corrected_fsc(a, b, weights, pixel_size, seed)
-    return Comparison(curves.masked, box, pixel_size, curves, alignment)
+    return Comparison(curves.masked, box, pixel_size, curves, alignment, about_maps)
 
 
-def _pixel_size(volumes: list[Volume], given: float | None) -> float:
-    sizes = [volume.pixel_size or pixel_size_beside(volume.header.path) for volume in volumes]
+def _pixel_size(volumes: list[Volume], sizes: list[float | None]) -> float:
     known = [size for size in sizes if size is not None]
-    if given is not None:
-        if not 0 < given < 1e4:
-            raise InputError(f"--pixel is {given:g}, not a pixel size in Angstrom.")
-        return given
     if not known:
         path = volumes[0].header.path
         raise InputError(f"{path}, header field cella: the pixel size is not set in either map; give it with --pixel.")

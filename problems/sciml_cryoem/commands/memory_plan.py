@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from sciml_cryoem.reconstruction.resources import Resources
     from sciml_cryoem.refinement.image_set import RefineOptions
 
-WITH_TORCH = 400e6
+WITH_TORCH = 412e6
 """Resident bytes of the process with its libraries and kernels, before any image is read (measured, CPU build)."""
+WITHOUT_TORCH = 267e6
+"""The same where torch is not imported, with the library of the figures (measured)."""
 TORCH_FOR_CUDA = 330e6
 """Additional bytes of a torch build for CUDA, on a machine without a GPU (measured)."""
 START = 6.0
@@ -108,10 +110,11 @@ def show_plan(plan: ResourcePlan, json: bool) -> None:
 
 def plan_reconstruct(particles: "Particles", options: "ReconstructOptions", solver: str) -> ResourcePlan:
     """Resources of `sciml cryoem reconstruct`."""
-    from sciml_cryoem.reconstruction.resources import direct_resources, stochastic_resources
+    from sciml_cryoem.reconstruction import direct, stochastic
 
-    resources = direct_resources if solver == "direct" else stochastic_resources
-    return ResourcePlan("reconstruct", _process(), resources(particles, options))
+    if solver == "direct":
+        return ResourcePlan("reconstruct", WITHOUT_TORCH, direct.resources(particles, options))
+    return ResourcePlan("reconstruct", _process(), stochastic.resources(particles))
 
 
 def plan_abinitio(particles: "Particles", options: "AbInitioOptions") -> ResourcePlan:

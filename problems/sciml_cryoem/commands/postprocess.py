@@ -70,7 +70,7 @@ def run(options: Options) -> int:
     from sciml.command_line.console import conclude, say
     from sciml.runs.beginning import Files
     from sciml.runs.run import Run
-    from sciml_cryoem.commands.parts import mask_file
+    from sciml_cryoem.commands.parts import mask_file, undone_if_refused
     from sciml_cryoem.postprocessing.deposition import suggest_contour, write_deposition
     from sciml_cryoem.postprocessing.halves import doubts, find_halves, read_halves
     from sciml_cryoem.postprocessing.postprocess import postprocess
@@ -82,7 +82,8 @@ def run(options: Options) -> int:
     folder = options.out or paths[0].parent / "postprocess"
     files = Files([*paths, *mask_file(options.mask)], OUTPUTS)
     run_folder = Run.create(folder, options=options, overwrite=options.overwrite, files=files)
-    result = postprocess(halves.first, halves.second, halves.pixel_size, engine)
+    with undone_if_refused(run_folder):
+        result = postprocess(halves.first, halves.second, halves.pixel_size, engine)
     contour = suggest_contour(result.map, result.mask, halves.pixel_size, options.mass)
     findings = [*doubts(halves), *result.findings]
     say(f"postprocess: {result.sharpening}.")

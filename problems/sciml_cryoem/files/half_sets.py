@@ -75,11 +75,8 @@ def belonging_together(table: Table, places: Places, faults: Faults) -> Together
     """
     same = np.unique(places.image, axis=0, return_inverse=True)[1].reshape(-1)
     links, reasons = [same], []
-    repeated = np.bincount(same)[same] > 1
-    if repeated.any():
+    if _report_repeats(table, same, faults):
         reasons.append("repeated images")
-        fault = f"{repeated.sum():,} of {len(table):,} rows name an image that another row names too."
-        _add(table, repeated, fault, "Remove the repeated rows.", faults)
     for names, reason in (
         (("rlnMicrographName", "rlnHelicalTubeID"), "neighbors on a helix"),
         (("rlnTomoName", "rlnTomoParticleName"), "tilts of a particle"),
@@ -104,6 +101,22 @@ def belonging_together(table: Table, places: Places, faults: Faults) -> Together
         joined = _connected([strict, _labels(table, "rlnGroupName")], np.empty((0, 2), np.int64))
         groups = joined if can_be_halved(joined) else strict
     return Together(groups, strict, tuple(dict.fromkeys(reasons)))
+
+
+def _report_repeats(table: Table, same: np.ndarray, faults: Faults) -> bool:
+    """Report images that several rows name, and say whether there are any."""
+    times = np.bincount(same)
+    repeated = times[same] > 1
+    angles = [label for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi") if label in table]
+    turned = _labels(table, *angles) if angles else np.zeros(len(table), np.int64)
+    different = len(np.unique(np.stack([same, turned], 1), axis=0)) == len(table)
+    if repeated.any() and times.min() == times.max() and different:
+        fault = f"every image is named by {times.max()} rows with other angles, as after symmetry expansion."
+        faults.warning(table.path, f"data_{table.name}", fault, "They share their noise, and stay in one half.")
+    elif repeated.any():
+        fault = f"{repeated.sum():,} of {len(table):,} rows name an image that another row names too."
+        _add(table, repeated, fault, "Remove the repeated rows.", faults)
+    return bool(repeated.any())
 
 
 def _add(table: Table, bad: np.ndarray, fault: str, remedy: str, faults: Faults) -> None:
@@ -140,8 +153,6 @@ def _close_pairs(table: Table, places: Places) -> Int[np.ndarray, "pairs 2"]:
         return_index=True,
         return_inverse=True,
     )
-    if len(np.unique(unique[:, :2], axis=0)) == 1:
-        return nothing  # the coordinates were not set
     equal = np.stack([first[place.reshape(-1)], np.arange(len(table))], 1)
     # Micrographs lie far apart in a third coordinate, so one search serves all.
     found: tuple[Any, Any] = KDTree(unique).query(

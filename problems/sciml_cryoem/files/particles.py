@@ -155,7 +155,8 @@ def _on_micrograph(particles: Particles) -> np.ndarray | None:
                 break
     except FaultError:
         return None  # columns that are needed for nothing else may hold anything
-    return places * pixel - particles.origins
+    unset = not np.ptp(places, axis=0).any()
+    return None if unset else places * pixel - particles.origins
 
 
 def _of_class(table: Table, number: int, faults: Faults) -> Table | None:

@@ -43,8 +43,8 @@ def check_ctf(particles: Particles, faults: Faults) -> None:
     _check_focus(particles, rows)
     _check_unit_of_set(particles, faults)
     _check_envelope(particles, rows)
-    shift, angle = particles.phase_shift_deg, particles.defocus_angle_deg
-    remedy = "It looks like radians; wanted are degrees."
+    shift, angle = particles.phase_shift_deg, particles.table.numbers("rlnDefocusAngle")
+    remedy = "They look like radians; wanted are degrees."
     if np.abs(shift).max() < 3.2:
         rows.report(shift != 0, f"rlnPhaseShift is {np.abs(shift).max():.3g} at most", remedy)
     astigmatic = particles.defocus_u - particles.defocus_v > 0.01 * np.abs(particles.defocus_u)
@@ -120,7 +120,7 @@ def check_poses(particles: Particles, faults: Faults) -> None:
         known.check(values, rows)
     place, largest = f"data_{table.name}", np.abs(angles).max()
     if count > 1 and not np.ptp(angles, axis=0).any():
-        fault = f"all {count:,} rows have the angles {', '.join(f'{value:g}' for value in angles[0])}."
+        fault = f"all {count:,} rows have the angles {', '.join(f'{value:g}' for value in angles[0] + 0.0)}."
         faults.severe(table.path, place, fault, "One view gives no volume: find poses with `sciml cryoem abinitio`.")
     elif count >= _ENOUGH and not np.sin(np.radians(angles[:, 1])).any():
         fault = "rlnAngleTilt is 0 in all rows: all images show one view, as after 2D classification."

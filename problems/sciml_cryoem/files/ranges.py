@@ -101,7 +101,7 @@ class Range:
         for reading in self.readings:
             alike = (np.abs(values) > reading.low) & (np.abs(values) <= reading.high)
             rest &= ~alike
-            what = f"{self._first(values, alike)} looks like {reading.unit}; wanted is {self.unit}"
+            what = f"{self._first(values, alike)}: this looks like {reading.unit}; wanted is {self.unit}"
             rows.report(alike, what, reading.remedy, "fault" if (outside & alike).any() else "severe")
         unusual = ~outside & ((values < self.usual[0]) | (values > self.usual[1]))
         impossible, unusual = outside & rest, unusual & rest

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from sciml.errors import InputError
 from sciml.findings import Finding
 from sciml_cryoem.files.mrc import Volume, read_map
-from sciml_cryoem.files.run_tables import pixel_size_beside
+from sciml_cryoem.files.run_tables import check_given_pixel, findings_beside, pixel_size_beside
 from sciml_cryoem.maps.fsc import shell_sums
 
 HALF_MAPS = ("run_half1_class001_unfil.mrc", "run_half2_class001_unfil.mrc")
@@ -29,12 +29,14 @@ class HalfMaps:
         first: one map.
         second: the other.
         pixel_size: Angstrom.
+        findings: of the run that wrote them, and about the pixel size that was given.
     """
 
     paths: tuple[Path, Path]
     first: Float[np.ndarray, "n n n"]
     second: Float[np.ndarray, "n n n"]
     pixel_size: float
+    findings: tuple[Finding, ...] = ()
 
     @property
     def box(self) -> int:
@@ -109,15 +111,13 @@ def read_halves(paths: tuple[Path, Path], pixel_size: float | None = None) -> Ha
             raise InputError(f"{path}: all values are {volume.array.flat[0]:g}; there is nothing in this map.")
     if np.array_equal(volumes[0].array, volumes[1].array):
         raise InputError(f"{paths[0]} and {paths[1]} hold the same map; half maps come from separate halves of data.")
-    return HalfMaps(paths, volumes[0].array, volumes[1].array, _pixel_size(volumes, pixel_size))
-
-
-def _pixel_size(volumes: list[Volume], given: float | None) -> float:
-    if given is not None:
-        if not 0 < given < 1e4:
-            raise InputError(f"--pixel is {given:g}, not a pixel size in Angstrom.")
-        return given
     sizes = [volume.pixel_size or pixel_size_beside(volume.header.path) for volume in volumes]
+    findings = [] if pixel_size is None else check_given_pixel(pixel_size, sizes)
+    found = pixel_size or _pixel_size(volumes, sizes)
+    return HalfMaps(paths, volumes[0].array, volumes[1].array, found, (*findings_beside(paths), *findings))
+
+
+def _pixel_size(volumes: list[Volume], sizes: list[float | None]) -> float:
     known = [size for size in sizes if size is not None]
     if not known:
         path = volumes[0].header.path
@@ -130,7 +130,7 @@ def _pixel_size(volumes: list[Volume], given: float | None) -> float:
 
 def doubts(halves: HalfMaps) -> list[Finding]:
     """Reasons to doubt the FSC of the half maps; empty if there are none."""
-    found = []
+    found = list(halves.findings)
     for path, volume in zip(halves.paths, (halves.first, halves.second), strict=True):
         empty = float((volume == 0).mean())
         if empty > 0.05:

@@ -1,5 +1,6 @@
 """One pass over the images: weighted Fourier sums of two half sets, from which every map of the set follows."""
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,7 +14,14 @@ from sciml.findings import Finding
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging.symmetry import point_group, symmetrize_sums
 from sciml_cryoem.reconstruction.coverage import Coverage
-from sciml_cryoem.reconstruction.images import ImageSettings, image_findings, measure_noise, own_batches, views_of
+from sciml_cryoem.reconstruction.images import (
+    ImageSettings,
+    image_findings,
+    measure_noise,
+    own_batches,
+    own_images,
+    views_of,
+)
 from sciml_cryoem.reconstruction.insertion import FourierSums
 from sciml_cryoem.reconstruction.noise import NoiseModel
 from sciml_cryoem.reconstruction.resources import Memory
@@ -103,8 +111,10 @@ def accumulate(
     views = views_of(particles, settings.use_ctf)
     noise = measure_noise(particles, views.groups, settings)
     first, second = (FourierSums(particles.box, noise.weights, device=settings.device) for _ in (1, 2))
+    marks: list[bytes] = []
     with ThreadPoolExecutor(2) as threads, distributed.together():
         for part, images in own_batches(particles, settings):
+            marks += _marks(images)
             prepared = noise.prepare(images, views.groups[part])
             of_part, here = halves[part], views.take(part)
 
@@ -125,8 +135,28 @@ def accumulate(
         if len(group) > 1:
             part.grid = symmetrize_sums(part.grid, group)
     coverage = Coverage.of(first.grid[..., 2] + second.grid[..., 2], particles.rotations[:, 2], group)
-    findings = (*image_findings(particles, settings), *coverage.findings())
+    copies = _copies(marks, halves[own_images(len(halves))])
+    findings = (*image_findings(particles, settings), *copies, *coverage.findings())
     return HalfSetSums(particles.box, particles.pixel_size, halves, noise, (first, second), coverage, findings)
+
+
+def _marks(images: Float[np.ndarray, "batch n n"]) -> list[bytes]:
+    """A mark of every image, by which copies are known: a hash of its middle rows, whose noise no two images share."""
+    middle = images.shape[1] // 2
+    rows = np.ascontiguousarray(images[:, middle - 2 : middle + 2])
+    return [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in rows]
+
+
+def _copies(marks: list[bytes], halves: Int[np.ndarray, " own"]) -> list[Finding]:
+    """A finding if images are copies of others of the other half set, under names that do not tell."""
+    seen: dict[bytes, set[int]] = {}
+    for mark, half in zip(marks, halves.tolist(), strict=True):
+        seen.setdefault(mark, set()).add(half)
+    shared = sum(len(seen[mark]) > 1 for mark in marks)
+    if not shared:
+        return []
+    what = f"{shared:,} images have a copy of themselves in the other half set."
+    return [Finding(what, "half sets", "severe", "Remove the copies: with them the FSC measures their noise.")]
 
 
 def positive(precision: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from sciml.findings import Finding
 from sciml_cryoem.imaging import fourier
 
-_ONE_VIEW = np.sin(np.radians(3.0)) ** 2
+_ONE_VIEW = float(np.sin(np.radians(3.0)) ** 2)
 """Mean square sine of the angles between the views and their axis, below which they are one view."""
 _LITTLE = 0.5
 """Share of Fourier voxels up to half of Nyquist below which a map is said to be full of gaps."""
@@ -36,8 +36,13 @@ class Coverage:
         group: Float[np.ndarray, "g 3 3"],
     ) -> "Coverage":
         """From the summed weights of all images, their view directions, and the operators of the point group."""
-        square, nyquist = fourier.squared_radii(len(weights), 3), len(weights) // 2
-        whole, inner = (float((weights[square < radius**2] > 0).mean()) for radius in (nyquist, nyquist / 2))
+        nyquist = len(weights) // 2
+        plane, filled = fourier.squared_radii(len(weights), 2), np.zeros((2, 2))
+        for section, height in zip(weights, fourier.frequencies(len(weights)), strict=True):  # large: one at a time
+            for place, radius in enumerate((nyquist, nyquist / 2)):
+                inside = plane < radius**2 - height**2
+                filled[place] += inside.sum(), (section[inside] > 0).sum()
+        whole, inner = (float(reached / there) for there, reached in filled)
         views = np.concatenate([directions @ operator for operator in group])
         largest = float(np.linalg.eigvalsh(views.T @ views / len(views))[-1])
         return cls(whole, inner, 1.0 - largest)
@@ -45,7 +50,7 @@ class Coverage:
     @property
     def enough(self) -> bool:
         """Whether there is a volume at all: some signal, from more than one view."""
-        return self.completeness > 0 and self.spread > _ONE_VIEW
+        return bool(self.completeness > 0 and self.spread > _ONE_VIEW)
 
     def findings(self) -> list[Finding]:
         """What a reader of the map must know."""

@@ -30,8 +30,8 @@ from sciml_cryoem.reconstruction.accumulation import HalfSetSums, positive
 from sciml_cryoem.reconstruction.image_spectra import whitened_values
 from sciml_cryoem.reconstruction.images import views_of
 
-_CHUNK = 1 << 19  # Fourier points whose residuals are in memory at once
-_MEMORY_MB = 2048.0  # of Fourier values; beyond it, images are read from disk whenever they are drawn
+CHUNK = 1 << 19  # Fourier points whose residuals are in memory at once
+MEMORY_MB = 2048.0  # of Fourier values; beyond it, images are read from disk whenever they are drawn
 
 FLOOR = 0.05
 """Prior precision of half maps as a fraction of the mean weight of the shell. A batch sees few of the images that fill
@@ -131,7 +131,7 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
     @cached_property
     def _in_memory(self) -> Tensor | None:
         """Fourier values of all images, if they fit."""
-        if 8.0 * self.size * len(self.plane) > _MEMORY_MB * 2**20:
+        if 8.0 * self.size * len(self.plane) > MEMORY_MB * 2**20:
             return None
         step = max(1, 2**22 // self.particles.box**2)
         parts = [self._read(np.arange(i, min(i + step, self.size))) for i in range(0, self.size, step)]
@@ -195,7 +195,7 @@ class DensityProblem(sciml.Problem[Density, ImageBatch]):
         """Mean misfit and its gradient, shape of the voxels; a few images at a time."""
         voxels, images, pixels = model.voxels.detach(), len(batch.groups), float(self.particles.box) ** 2
         spectrum, grid = model.projector.spectrum(voxels), None
-        total, step = 0.0, max(1, _CHUNK // len(self.plane))
+        total, step = 0.0, max(1, CHUNK // len(self.plane))
         for start in range(0, images, step):
             part = batch.take(slice(start, start + step))
             transfer, residual = self._residual(model, part, spectrum)

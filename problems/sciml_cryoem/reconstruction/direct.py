@@ -17,8 +17,10 @@ from sciml.findings import Finding
 from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.maps.fsc import FSCCurves
 from sciml_cryoem.maps.fsc_findings import fsc_findings
-from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, accumulate
+from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, accumulate, sums_memory
+from sciml_cryoem.reconstruction.images import block_bytes, stack_bytes
 from sciml_cryoem.reconstruction.prior import PriorEstimate, estimate_prior
+from sciml_cryoem.reconstruction.resources import Resources, disc_points, total
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,19 @@ def regularize(half_sums: HalfSetSums, options: ReconstructOptions) -> Reconstru
     if estimate.mask is not None:
         full = full * estimate.mask
     return Reconstruction(full, half1, half2, estimate, half_sums)
+
+
+def resources(particles: Particles, options: ReconstructOptions) -> Resources:
+    """Memory, reading and time of the direct solve, with the uncertainty of its map.
+
+    The peak is in the pass over the images, or, where the box is large, in the solves after it.
+    """
+    box, count = particles.box, len(particles)
+    sums, transforms = sums_memory(box)
+    passing = [sums, ("a block of images", block_bytes(particles, options.settings))]
+    solving = [sums, transforms, ("maps", 24.0 * box**3)]
+    memory = max(passing, solving, key=total)
+    points = disc_points(box / 2)
+    seconds = 1.2e-7 * count * points + 4e-7 * (2.0 * box) ** 3
+    read = stack_bytes(particles) + stack_bytes(particles, min(count, 1000))
+    return Resources(memory, memory, read, 1, seconds)

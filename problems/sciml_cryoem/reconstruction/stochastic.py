@@ -18,12 +18,15 @@ from sciml_cryoem.files.particle_set import Particles
 from sciml_cryoem.imaging.devices import torch_device
 from sciml_cryoem.imaging.symmetry import point_group
 from sciml_cryoem.maps.fsc import fsc
-from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, accumulate
-from sciml_cryoem.reconstruction.density import Density, DensityProblem
+from sciml_cryoem.reconstruction.accumulation import HalfSetSums, ReconstructOptions, accumulate, sums_memory
+from sciml_cryoem.reconstruction.density import CHUNK, MEMORY_MB, Density, DensityProblem
 from sciml_cryoem.reconstruction.direct import Reconstruction
+from sciml_cryoem.reconstruction.images import stack_bytes
 from sciml_cryoem.reconstruction.prior import estimate_prior
+from sciml_cryoem.reconstruction.resources import Resources, disc_points
 
-DEFAULT_PHASES = (sciml.SGD(lr=0.2, momentum=0.0), sciml.LBFGS(history=10, tolerance=1e-3, steps=60))
+_HISTORY = 10
+DEFAULT_PHASES = (sciml.SGD(lr=0.2, momentum=0.0), sciml.LBFGS(history=_HISTORY, tolerance=1e-3, steps=60))
 """A fifth of the preconditioned gradient of a batch; then until the decrement is a millionth of the largest loss."""
 
 
@@ -103,3 +106,18 @@ def agreement(found: Reconstruction) -> float:
     curves = found.prior.curves
     shells = max(1, int(curves.box * curves.pixel_size / curves.resolution()))
     return float(fsc(found.full * found.prior.region, direct * found.prior.region)[: shells + 1].min())
+
+
+def resources(particles: Particles) -> Resources:
+    """Memory, reading and time of the stochastic solves; their number of steps, and so the time, is a guess."""
+    box, count = particles.box, len(particles)
+    points = disc_points(box / 2)
+    memory = [
+        *sums_memory(box),
+        ("Fourier values of the images", min(8.0 * count * points, MEMORY_MB * 2**20)),
+        ("a chunk of Fourier points with the corners of each", 8 * 48.0 * CHUNK),
+        ("maps and history of the finisher", (24.0 + 8.0 * _HISTORY) * box**3),
+    ]
+    seconds = 3 * 60 * count * points * 3e-7
+    note = "The solves are taken to pass 60 times over the images, each."
+    return Resources(memory, memory, stack_bytes(particles) * 3, 3, seconds, [note])

@@ -38,12 +38,12 @@ def problem_file(folder: Path, body: str) -> str:
 
 def test_a_problem_of_the_user(tmp_path: Path) -> None:
     file = problem_file(tmp_path, "")
-    problem, digest = user_problem.load(f"{file}:Modelled")
+    problem, digest = user_problem.load(f"{file}:Modelled"), user_problem.digest(f"{file}:Modelled")
     assert type(problem).__name__ == "Modelled"
     assert digest is not None
     assert len(digest) == 64
     assert user_problem.model_of(problem).weight.shape == (1, 1)
-    assert user_problem.load(f"{file}:ready")[0].model() is not None
+    assert user_problem.load(f"{file}:ready").model() is not None
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_problem_that_cannot_be_loaded(tmp_path: Path, name: str, message: str
 def test_a_problem_without_a_network(tmp_path: Path) -> None:
     file = problem_file(tmp_path, "")
     with pytest.raises(InputError, match="def model"):
-        user_problem.model_of(user_problem.load(f"{file}:Line")[0])
+        user_problem.model_of(user_problem.load(f"{file}:Line"))
     with pytest.raises(InputError, match="returned int"):
-        user_problem.model_of(user_problem.load(f"{file}:Mistaken")[0])
+        user_problem.model_of(user_problem.load(f"{file}:Mistaken"))
 
 
 @pytest.mark.parametrize(

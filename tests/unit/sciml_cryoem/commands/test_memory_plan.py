@@ -24,7 +24,7 @@ def _command(*words: str | Path) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("box", [64, 128])
-def test_peak_memory_is_within_30_percent_of_the_plan(box: int, root: Path, tmp_path: Path) -> None:
+def test_peak_memory_is_within_10_percent_of_the_plan(box: int, root: Path, tmp_path: Path) -> None:
     if box == 64:
         folder = root / "data" / "particles"
     else:
@@ -32,12 +32,18 @@ def test_peak_memory_is_within_30_percent_of_the_plan(box: int, root: Path, tmp_
         words = ["--number", "300", "--box", str(box), "--pixel", "1.75", "--snr", "0.05", "--out", folder]
         _command("cryoem", "simulate", root / "data" / "model.cif", *words)
     star, truth = folder / "particles.star", folder / "truth.mrc"
-    for word, own in {"abinitio": ["--starts", "1"], "refine": ["--reference", truth, "--iterations", "4"]}.items():
+    commands: dict[str, list[str | Path]] = {
+        "reconstruct": [],
+        "abinitio": ["--starts", "1"],
+        "refine": ["--reference", truth, "--iterations", "4"],
+    }
+    for word, own in commands.items():
         given = ["cryoem", word, star, *own, "--out", tmp_path / word]
         plan = _command(*given, "--dry-run")
         assert not (tmp_path / word).exists()
-        taken = _command(*given)["peak_rss_mb"]
-        assert plan["memory_mb"] == pytest.approx(taken, rel=0.3), word
+        _command(*given)  # compiles what is not compiled yet, which takes memory of its own
+        taken = _command(*given, "--overwrite")["peak_rss_mb"]
+        assert plan["memory_mb"] == pytest.approx(taken, rel=0.1), word
         assert plan["memory_limit_mb"] > 0.8 * taken
 
 

@@ -179,7 +179,7 @@ def test_pixel_origins_in_a_31_file_and_missing_ctf(shared: Path) -> None:
         ("000003@particles.mrcs", "000003@", "line 37 .*not like 000001@stack.mrcs"),
         ("000003@particles.mrcs", "3@none.mrcs", "line 37 .*the stack none.mrcs does not exist; looked in .*--datadir"),
         ("000003@particles.mrcs", "3@/dev/zero", "line 37 .*not a regular file"),
-        ("300.000000", "300000.000000", r"rlnVoltage is 300000 looks like volts; wanted is kV"),
+        ("300.000000", "300000.000000", r"rlnVoltage is 300000: this looks like volts; wanted is kV"),
         ("0.100000", "7.000000", "rlnAmplitudeContrast is 7"),
         ("4.000000 16 2", "4.000000 32 2", "rlnImageSize is 32, but .* 16 x 16"),
         (

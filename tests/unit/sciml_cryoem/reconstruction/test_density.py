@@ -86,7 +86,7 @@ def _loss_written_out(problem: DensityProblem, model: Density, batch: ImageBatch
 
 
 def test_gradient_by_hand_is_autograds(problem: DensityProblem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(density_module, "_CHUNK", 3000)  # several pieces
+    monkeypatch.setattr(density_module, "CHUNK", 3000)  # several pieces
     model, batch = _model(), _batch(problem)
     terms, gradient = problem.gradient(model, batch)
     expected = _loss_written_out(problem, model, batch)
@@ -141,7 +141,7 @@ def test_batches_are_drawn_without_replacement_and_by_the_generator(problem: Den
 def test_images_are_read_from_disk_when_memory_is_short(
     particles: Particles, problem: DensityProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(density_module, "_MEMORY_MB", 0.0)
+    monkeypatch.setattr(density_module, "MEMORY_MB", 0.0)
     lazy = DensityProblem(particles, accumulate(particles))
     first, second = _batch(problem, 30, 7), _batch(lazy, 30, 7)
     assert torch.allclose(first.values, second.values, atol=1e-4)
