@@ -64,7 +64,7 @@ def ours(star: Path, seed: int, refine: bool, folder: Path) -> list[tuple[Row, P
         reference = str(start / "run_class001.mrc")
         command = [str(SCIML), "cryoem", "refine", str(star), "--reference", reference, "--out", str(final)]
         more, memory = measure(command, folder)
-        summary = json.loads((final / "summary.json").read_text())
+        summary = json.loads((final / "summary.json").read_text(encoding="utf-8"))
         row: Row = {"program": "sciml abinitio + refine", "seed": seed, "cpu_seconds": cpu + more}
         row |= {"peak_mb": max(memory, begun["peak_mb"]), "half_maps_0143": summary["resolution_0143"]}
         row |= {"junk": summary["junk"]}

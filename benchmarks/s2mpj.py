@@ -194,7 +194,7 @@ def problems() -> list[str]:
                 times[file.stem] = seconds_a_call(file.stem)
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(kept, to_json(times, indent=1) + "\n")
-    times = json.loads(kept.read_text())
+    times = json.loads(kept.read_text(encoding="utf-8"))
     return [name for name, seconds in times.items() if seconds is not None and seconds < SLOWEST]
 
 
@@ -240,7 +240,7 @@ def gather(tasks: Iterable[Task], workers: int) -> dict[str, dict[str, Any]]:
             print(f"\r{done} of {len(missing)} runs", end="", file=sys.stderr, flush=True)
     runs: dict[str, dict[str, Any]] = {}
     for task in tasks:
-        runs.setdefault(task.name, {})[task.solver] = json.loads(task.path.read_text())
+        runs.setdefault(task.name, {})[task.solver] = json.loads(task.path.read_text(encoding="utf-8"))
     return runs
 
 

@@ -70,7 +70,7 @@ class Runs:
     def __init__(self) -> None:
         self.path = RESULTS / "switch_oracle_runs.json"
         self.sources = _hash()
-        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
+        kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         self.kept: dict[str, Run] = {k: v for k, v in kept.items() if k.startswith(self.sources)}
 
     def get(self, case: Case, seed: int, option: str | int, cap: float) -> Run:

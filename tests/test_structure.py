@@ -82,7 +82,7 @@ def _sources(root: Path) -> list[Path]:
 
 
 def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -91,7 +91,7 @@ def test_files_and_functions_are_short(root: Path) -> None:
     files, functions = {}, {}
     for file in _sources(root):
         name = str(file.relative_to(root))
-        files[name] = len(file.read_text().splitlines())
+        files[name] = len(file.read_text(encoding="utf-8").splitlines())
         for node in _functions(file):
             functions[f"{name}:{node.name}"] = (node.end_lineno or node.lineno) - node.lineno + 1
     assert len(files) > 100
@@ -103,7 +103,7 @@ def test_files_and_functions_are_short(root: Path) -> None:
 def test_no_folder_hides_a_function(root: Path) -> None:
     """`sciml.loop.solve` beside a folder `solve` would name either, by the order of imports."""
     files = _sources(root)
-    bodies = [ast.parse(file.read_text()).body for file in files]
+    bodies = [ast.parse(file.read_text(encoding="utf-8")).body for file in files]
     functions = {node.name for body in bodies for node in body if isinstance(node, ast.FunctionDef)}
     folders = {parent.name for file in files for parent in file.relative_to(root).parents if parent.name}
     assert sorted(folders & functions) == []
@@ -113,7 +113,7 @@ def test_every_entry_of_a_docstring_has_its_own_line(root: Path) -> None:
     """Documentation tools give what follows on a line, or in `a, b: ...`, to the first name."""
     wrong = []
     for file in _sources(root):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.ClassDef | ast.FunctionDef):
                 continue
             lines = (ast.get_docstring(node) or "").splitlines()

@@ -14,7 +14,6 @@ from sciml.command_line.console import Main
 from sciml.command_line.devices import Device, choose_device
 from sciml.errors import InputError
 from sciml.runs.beginning import Files
-from sciml.runs.files import read_json
 from sciml.runs.manifest import Manifest
 from sciml.runs.run import Run
 
@@ -169,9 +168,7 @@ def run_resume(options: ResumeOptions, main: Main) -> int:
         words.append("--accept-changed-source")
     if options.json and "--json" not in words:
         words.append("--json")
-    record = run.path / "provenance.json"
-    known = read_json(record) if record.exists() else {}
-    started = Path(str(known.get("directory", "."))) if isinstance(known, dict) else Path()
+    started = Path(str(run.provenance.get("directory", ".")))
     if started.is_dir():  # the recorded command may hold paths relative to where it was typed
         os.chdir(started)
     return main(words)

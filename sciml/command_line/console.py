@@ -3,10 +3,12 @@
 `dispatch` serves the subcommands of a problem, `conclude` ends a command that made a run.
 """
 
+import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from sciml import distributed
 from sciml.errors import InputError
@@ -69,9 +71,21 @@ def parse(prog: str, options: type, arguments: Sequence[str]) -> Any:
 
 
 def say(text: str) -> None:
-    """Print a message for the person at the terminal on standard error. Only the leading process prints."""
+    """Print a message for the person at the terminal on standard error. Only the leading process prints.
+
+    Where standard error cannot be written to, the work goes on in silence.
+    """
     if distributed.leader():
-        print(text, file=sys.stderr, flush=True)
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:
+            discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Let all that is and will be printed on a stream come to nothing."""
+    with contextlib.suppress(OSError):  # a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_json(value: Any) -> None:

@@ -10,8 +10,10 @@ that fails alone says so and exits with a code of its own.
 
 import ast
 import contextlib
+import errno
 import importlib.metadata
 import importlib.util
+import io
 import os
 import shlex
 import signal
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; see the module. An exception that is a fault of this program is raised with its traceback.
     """
+    _open_streams()
     words = [str(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     line = CommandLine(tuple(words))
     token = served.set(line)
@@ -79,13 +82,38 @@ def _code(words: list[str], line: CommandLine, token: Token[CommandLine | None])
         say(f"{what}. Go on with: sciml resume {shlex.quote(str(line.run))}" if line.run else f"{what}.")
         return console.TERMINATED if line.signal == signal.SIGTERM else console.INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.discard(sys.stdout)
         return console.BROKEN_PIPE
     except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:  # files name themselves
+            error = OSError(error.errno, error.strerror, "standard output")
+            console.discard(sys.stdout)
         _tell(error)
         return console.INPUT_OUTPUT
     finally:
         served.reset(token)
+
+
+def _open_streams() -> None:
+    """Make standard output and error fit to print on: where one is closed, nothing is printed, and no file that is
+    opened next takes its number; characters that it cannot show are printed as their codes."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            if descriptor > number and not _is_open(number):
+                os.dup2(descriptor, number)
+            setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _tell(error: Exception) -> None:
@@ -120,7 +148,11 @@ def _silent_follower() -> Iterator[None]:
     if distributed.leader():
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 
@@ -161,5 +193,5 @@ def _description(entry: importlib.metadata.EntryPoint) -> str:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for file in (Path(folder, *inner).with_suffix(".py"), Path(folder, *inner, "__init__.py")):
             if file.is_file():
-                return console.first_line(ast.get_docstring(ast.parse(file.read_text())))
+                return console.first_line(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))))
     return ""

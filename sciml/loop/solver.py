@@ -13,6 +13,7 @@ from sciml.loop.interrupts import Interrupts
 from sciml.loop.phase_loop import PhaseLoop
 from sciml.loop.probe import check_arguments, probe
 from sciml.loop.setting import Setting
+from sciml.loop.snapshots import understood
 from sciml.parameters import FlatParameters
 from sciml.phases import Phase
 from sciml.problem import Problem
@@ -67,7 +68,8 @@ def solve(
     setting = Setting(problem, model, flat, FixedSet(problem, seed, flat.vector), seed)
     stage = run.stage("solve") if isinstance(run, Run) else run
     loop = PhaseLoop(setting, phases, switch, budget or Budget(), stage)
-    loop.resume()
+    with understood(stage):
+        loop.resume()
     if loop.result is None:
         if not loop.records.history:
             loop.state.findings += [finding.record() for finding in probe(problem, model)]

@@ -28,7 +28,9 @@ class Progress:
             quiet: whether to show nothing. None is quiet when standard error is no terminal or another process leads.
         """
         self.title = title
-        self.quiet = not (distributed.leader() and sys.stderr.isatty()) if quiet is None else quiet
+        self.quiet = (
+            not (distributed.leader() and sys.stderr is not None and sys.stderr.isatty()) if quiet is None else quiet
+        )
         self._values: dict[str, Any] = {}
         self._drawn = 0.0
         self._live: Any = None
@@ -48,6 +50,7 @@ class Progress:
         if self._live is not None:
             self._values.pop("left", None)
             self._draw()
+        if self._live is not None:
             self._live.stop()
             self._live = None
 
@@ -72,7 +75,10 @@ class Progress:
 
         parts = [(self.title, "bold"), *self._parts()]
         line = Text("  ", no_wrap=True, overflow="ellipsis").join(Text(text, style) for text, style in parts)
-        self._live.update(line, refresh=True)
+        try:
+            self._live.update(line, refresh=True)
+        except OSError:  # the terminal is gone; the solve goes on
+            self._live = None
 
     def _parts(self) -> list[tuple[str, str]]:
         values = self._values

@@ -11,8 +11,8 @@ from sciml.errors import InputError
 from sciml.findings import Finding, by_severity, worst
 from sciml.reporting.optimisation_figure import optimisation_figure
 from sciml.reporting.page import GENERATOR, Markup, element, figure, fold, page, short, table
-from sciml.runs.files import read_json, write_atomic
-from sciml.runs.manifest import inside
+from sciml.runs.files import keep_ledger, write_atomic
+from sciml.runs.manifest import Manifest, inside
 from sciml.runs.run import Run
 from sciml.runs.stage import read_metrics
 
@@ -74,8 +74,23 @@ def render(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     target = Path(out)
     if target.exists() and GENERATOR.encode() not in target.read_bytes()[:500]:
         raise InputError(f"{target} exists and is no report of this program. Move it away, or name another with --out.")
+    _enter_in_manifest(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    return write_atomic(target, page(title, body))
+    return write_atomic(target, page(title, body).encode("utf-8", "backslashreplace"))
+
+
+def _enter_in_manifest(target: Path) -> None:
+    """Let the run in whose folder the page will lie list it, if there is one.
+
+    Raises:
+        InputError: the page there was changed since it was written.
+    """
+    manifest = Manifest.read(target.parent)
+    if manifest is None:
+        return
+    if manifest.edited([target.name]):
+        raise InputError(f"{target} was changed since it was written. Move it away, or name another page with --out.")
+    keep_ledger(target.parent, manifest)
 
 
 def _expand(directory: Path) -> list[Path]:
@@ -172,7 +187,7 @@ def _figures(run: Run) -> str:
     for file in sorted(files, key=lambda file: (file.stat().st_mtime, file.name)):  # as the command drew them
         caption = file.with_suffix(".txt")
         known = caption.exists() and inside(run.path, caption)
-        text = caption.read_text(encoding="utf-8").strip() if known else file.stem.replace("_", " ")
+        text = caption.read_text(encoding="utf-8", errors="replace").strip() if known else file.stem.replace("_", " ")
         parts += figure(file.read_bytes(), text)
     return parts
 
@@ -244,8 +259,7 @@ def _settings(run: Run) -> str:
 
 
 def _provenance(run: Run) -> str:
-    file = run.path / "provenance.json"
-    return fold("Provenance", table(_flat(read_json(file)))) if file.exists() else ""
+    return fold("Provenance", table(_flat(run.provenance))) if run.provenance else ""
 
 
 def _reproduce(run: Run) -> str:
@@ -258,8 +272,8 @@ def _flat(record: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
     for name, value in record.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name} ")
-        elif name == "resumed":
-            yield "resumed", [item.get("time") for item in value]
+        elif name == "resumed" and isinstance(value, list):
+            yield "resumed", [item.get("time") for item in value if isinstance(item, dict)]
         else:
             yield prefix + name, value
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sciml.errors import InputError
 from sciml.runs import trust
-from sciml.runs.files import keep_ledger, make_folder, read_json, sweep, to_json, write_atomic
+from sciml.runs.files import keep_ledger, make_folder, read_object, sweep, to_json, write_atomic
 from sciml.runs.lock import Lock
 from sciml.runs.manifest import Manifest, fingerprint
 from sciml.runs.provenance import provenance
@@ -18,6 +18,9 @@ PRESENTATION = frozenset({"out", "json", "overwrite", "quiet", "accept_changed_s
 
 OWN_FILES = ("experiment.json", "provenance.json", "summary.json", "report.html", "manifest.json", "stages", "figures")
 """What every run writes."""
+
+READ_BACK = frozenset({"experiment.json", "provenance.json"})
+"""Of these, what a run that goes on reads: signature and comparison judge whether they were changed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,7 @@ def claim(folder: Path, files: Files) -> None:
     make_folder(folder)
     manifest = Manifest.read(folder) or Manifest(folder)
     _refuse_strangers(manifest, files.outputs)
+    _refuse_edited(folder, manifest.edited(files.outputs))
     keep_ledger(folder, manifest)
 
 
@@ -88,7 +92,8 @@ def refuse_to_replace(file: Path, inputs: Sequence[Path]) -> None:
 def write_experiment(path: Path, experiment: Mapping[str, Any]) -> None:
     """Write what a run is, and who began it."""
     text = to_json(experiment, indent=1) + "\n"
-    record = {**provenance(), **trust.recorder(), "signature": trust.signature(text.encode())}
+    record = {**provenance(), **trust.recorder()}
+    record["signature"] = trust.signature(text.encode(), record["directory"])
     write_atomic(path / "provenance.json", to_json(record, indent=1) + "\n")
     write_atomic(path / "experiment.json", text)
 
@@ -110,7 +115,7 @@ def _begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files
     """Say in the folder of a run what the run is; True if it held this very run already."""
     file = path / "experiment.json"
     manifest = Manifest.read(path)
-    earlier = read_json(file) if file.exists() else None
+    earlier = read_object(file) if file.exists() else None
     if earlier is not None and manifest is None:
         raise InputError(
             f"{path} holds a run without manifest.json, so that nobody knows which files are its own. Choose another "
@@ -120,12 +125,9 @@ def _begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files
     if resumed and (differences := _differences(earlier, experiment)):
         raise InputError(f"{path} holds a different run ({differences}). Choose another folder, or delete this one.")
     manifest = manifest or Manifest(path)
-    if overwrite and (changed := [text for text in manifest.differences() if text.endswith("changed")]):
-        raise InputError(
-            f"{path}: {', '.join(changed)} since the run wrote it. Move it away, or choose another folder."
-        )
     wanted = [*OWN_FILES, *files.outputs]
     _refuse_strangers(manifest, wanted)
+    _refuse_edited(path, [name for name in manifest.edited() if overwrite or name not in READ_BACK])
     if overwrite:
         manifest.remove()
     for folder in [path, path / "figures", *(path / "stages").glob("*/"), *(path / "stages").glob("*/checkpoints/")]:
@@ -148,6 +150,11 @@ def _refuse_inputs(folder: Path, files: Files) -> None:
 
 
 def _refuse_strangers(manifest: Manifest, wanted: Sequence[str]) -> None:
+    if links := manifest.links([*wanted, *manifest.files]):
+        raise InputError(
+            f"{manifest.folder} holds links where this program writes files: {', '.join(links)}. Choose another "
+            "folder, or remove them."
+        )
     if strangers := manifest.strangers(wanted):
         raise InputError(
             f"{manifest.folder} holds files that this program did not write and would replace: {', '.join(strangers)}. "
@@ -155,20 +162,26 @@ def _refuse_strangers(manifest: Manifest, wanted: Sequence[str]) -> None:
         )
 
 
+def _refuse_edited(folder: Path, edited: Sequence[str]) -> None:
+    """A file of ours that someone has worked on since is theirs."""
+    if edited:
+        raise InputError(
+            f"{folder}: changed since this program wrote it: {', '.join(edited)}. Move it away, or choose another "
+            "folder."
+        )
+
+
 def _record_resumption(file: Path) -> None:
     """Add who goes on with a run. The signature stays: what was not signed here does not become so by going on."""
-    first = read_json(file) if file.exists() else {}
-    first = first if isinstance(first, dict) else {}
+    first = read_object(file) if file.exists() else {}
     before = first.get("resumed")
     now = {**provenance(), **trust.recorder()}
     record = {**first, "resumed": [*before, now] if isinstance(before, list) else [now]}
     write_atomic(file, to_json(record, indent=1) + "\n")
 
 
-def _differences(old: Any, new: Mapping[str, Any]) -> str:
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """A sentence that tells two experiments apart; empty when they are the same."""
-    if not isinstance(old, dict):
-        return "its experiment.json is not an object"
     before, after = _options(old), _options(new)
     words_before, words_after = _words(old), _words(new)
     found = []
@@ -198,7 +211,8 @@ def _changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
 
 
 def _options(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    options = experiment.get("options") or {}
+    options = experiment.get("options")
+    options = options if isinstance(options, dict) else {}
     return {name: value for name, value in options.items() if name not in PRESENTATION}
 
 
@@ -207,7 +221,8 @@ def _words(experiment: Mapping[str, Any]) -> list[str]:
 
     Flags are compared through the options, where their order and spelling no longer matter.
     """
-    command = [str(word) for word in experiment.get("command") or []]
-    values = {str(value) for value in (experiment.get("options") or {}).values()}
+    known = experiment.get("command")
+    command = [str(word) for word in known] if isinstance(known, list) else []
+    values = {str(value) for value in _options(experiment).values()}
     leading = command[: next((place for place, word in enumerate(command) if word.startswith("-")), len(command))]
     return [word for word in leading if word not in values]

@@ -5,6 +5,7 @@ Of several processes that share a run (`sciml.distributed`), only the leader wri
 
 import dataclasses
 import enum
+import errno
 import json
 import math
 import os
@@ -47,7 +48,8 @@ def write_plainly(path: Path, content: bytes | str) -> Path:
 
 
 def _bytes(content: bytes | str) -> bytes:
-    return content.encode() if isinstance(content, str) else content
+    """Text as UTF-8. Names of files that are not UTF-8 keep their bytes."""
+    return content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
 
 
 @runtime_checkable
@@ -105,17 +107,46 @@ def _replacing(target: Path) -> Iterator[Path]:
     """A temporary file that takes the place of another when the block ends."""
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        if error.filename is None:  # a full disk says what happened, but not to which file
-            raise OSError(error.errno, error.strerror, str(target)) from error
-        raise
+        with naming(target):
+            yield temporary
+            _flush_to_disk(temporary)
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     if os.name != "nt":  # Windows cannot open a folder
         _flush_to_disk(target.parent)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Give an `OSError` the name of the file: a full disk says what happened, but not to which."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
+
+
+def reserve(file: Path, size: int) -> None:
+    """Take the room of a file on disk before it is written through a memory map, which a full disk would kill with a
+    bus error. Where the system cannot reserve, nothing happens.
+
+    Args:
+        file: exists.
+        size: bytes.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as content:
+        try:
+            os.posix_fallocate(content.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
@@ -188,6 +219,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds one object, as all of a run do.
+
+    Raises:
+        InputError: see `read_json`; or it holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: it holds no object.")
+    return value
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -8,8 +8,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from sciml import distributed
 from sciml.errors import InputError
+from sciml.runs.files import naming
 
 NAME = ".lock"
 
@@ -49,17 +49,37 @@ def _take(file: Path) -> None:
                     f"{own['pid']} on {own['host']}. Wait for it or choose another folder. If it is gone, delete "
                     f"{file}."
                 ) from None
-            if distributed.leader():
-                print(
-                    f"{file.parent} was left locked by process {other.get('pid')}, which is gone; it is taken over.",
-                    file=sys.stderr,
-                )
+            if not _take_over(file, other, own):
+                continue
+            print(
+                f"{file.parent} was left locked by process {other.get('pid')}, which is gone; it is taken over.",
+                file=sys.stderr,
+            )
+            return
+        try:
+            with naming(file), os.fdopen(descriptor, "w", encoding="utf-8") as content:
+                json.dump(own, content)
+        except OSError:  # a full disk must not leave a lock that names nobody
             file.unlink(missing_ok=True)
-            continue
-        with os.fdopen(descriptor, "w", encoding="utf-8") as content:
-            json.dump(own, content)
+            raise
         return
     raise InputError(f"{file.parent} is being locked by another process. Try again.")
+
+
+def _take_over(file: Path, other: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Put this process in the place of one that is gone; False if another one was faster."""
+    import fcntl  # Windows, which lacks it, never comes here: it cannot ask for a process
+
+    try:
+        with naming(file), file.open("r+", encoding="utf-8") as content:
+            fcntl.flock(content, fcntl.LOCK_EX)
+            if _read(file) != other:
+                return False
+            content.truncate()
+            json.dump(own, content)
+        return True
+    except FileNotFoundError:
+        return False
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What in a folder is a run's own: name, size and SHA-256 of every file that it wrote, in DIR/manifest.json.
 
-A file is entered before it takes its place, so that a kill at any moment leaves no file of ours unlisted. What is not
-listed belongs to someone else: it is never replaced or removed. The folders of solves (`stages/`) are not listed; their
-metrics grow all the time, and their names are known.
+A file is entered before it takes its place, so that a kill at any moment leaves no file of ours unlisted; the hash of
+what it replaces stays beside its own. What is not listed belongs to someone else: it is never replaced or removed. The
+folders of solves (`stages/`) are not listed; their metrics grow all the time, and their names are known.
+
+The file on disk is what holds: `sciml report DIR` may enter a page while the run goes on.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sciml.errors import InputError
-from sciml.runs.files import read_json, to_json, write_plainly
+from sciml.runs.files import read_object, to_json, write_plainly
 
 NAME = "manifest.json"
 UNLISTED = frozenset({NAME, ".lock"})
@@ -45,8 +47,7 @@ class Manifest:
         file = folder / NAME
         if not file.exists():
             return None
-        value = read_json(file)
-        files = value.get("files") if isinstance(value, dict) else None
+        files = read_object(file).get("files")
         if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
             raise InputError(f"{file} is damaged: it does not list files with size and sha256.")
         return cls(folder, {_plain(name, file): entry for name, entry in files.items()})
@@ -58,7 +59,7 @@ class Manifest:
             InputError: it exists, and this run did not write it.
         """
         name = self._name(target)
-        if name is not None and os.path.lexists(target) and name not in self.files:
+        if name is not None and os.path.lexists(target) and name not in self._present():
             raise InputError(
                 f"{target} exists and was not written by this run. Move it away, or choose another folder with --out."
             )
@@ -71,9 +72,20 @@ class Manifest:
             content: where its content is now.
         """
         name = self._name(target)
-        if name is not None:
-            self.files[name] = _entry(content)
-            self.write()
+        if name is None:
+            return
+        known, entry = name in self._present(), _entry(content)
+        if known and target.is_file():
+            entry["before"] = _entry(target)["sha256"]
+        self.files[name] = entry
+        self.write()
+
+    def _present(self) -> dict[str, dict[str, Any]]:
+        """The entries, with those that another process has made since."""
+        with contextlib.suppress(InputError):  # damaged on disk since it was read; what is known here still holds
+            known = Manifest.read(self.folder)
+            self.files = known.files if known is not None else self.files
+        return self.files
 
     def _name(self, target: Path) -> str | None:
         """The name under which a file is listed; None for what is not."""
@@ -97,15 +109,28 @@ class Manifest:
             file = self.folder / name
             if not file.is_file() or file.is_symlink():
                 found.append(f"{name} is missing")
-            elif _entry(file) != entry:
+            elif not _matches(file, entry):
                 found.append(f"{name} was changed")
         return found
+
+    def edited(self, names: Iterable[str] | None = None) -> list[str]:
+        """Those of some names, or of all, whose files are no longer as the run wrote them."""
+        wanted = self.files if names is None else [name for name in names if name in self.files]
+        files = [(name, self.folder / name) for name in wanted]
+        return [name for name, file in files if file.is_file() and not _matches(file, self.files[name])]
+
+    def links(self, names: Iterable[str]) -> list[str]:
+        """Those of some names that are links or lie behind one, and links among the solves. No run makes a link, and
+        what is written through one lands elsewhere."""
+        places = {part for name in names for part in (name, *map(str, Path(name).parents)) if part != "."}
+        inner = (file.relative_to(self.folder).as_posix() for file in (self.folder / "stages").rglob("*"))
+        return sorted(name for name in places.union(inner) if (self.folder / name).is_symlink())
 
     def remove(self) -> None:
         """Remove the files of the run that are as they were written, its solves, and folders that are then empty."""
         for name, entry in self.files.items():
             file = self.folder / name
-            if file.is_file() and not file.is_symlink() and _entry(file) == entry:
+            if file.is_file() and not file.is_symlink() and _matches(file, entry):
                 file.unlink()
         for stage in (self.folder / "stages").glob("*/"):
             for pattern in STAGE_FILES:
@@ -137,7 +162,9 @@ WHOLE, BLOCK, BLOCKS = 64 << 20, 64 << 10, 8
 
 
 def _is_entry(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("size"), int) and isinstance(value.get("sha256"), str)
+    if not isinstance(value, dict) or not isinstance(value.get("before", ""), str):
+        return False
+    return isinstance(value.get("size"), int) and isinstance(value.get("sha256"), str)
 
 
 def _plain(name: str, file: Path) -> str:
@@ -155,6 +182,12 @@ def _plain(name: str, file: Path) -> str:
 def _entry(file: Path) -> dict[str, Any]:
     with file.open("rb") as content:
         return {"size": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+
+
+def _matches(file: Path, entry: dict[str, Any]) -> bool:
+    """Whether a file is as it was entered, or still what a killed write was about to replace."""
+    sha256 = _entry(file)["sha256"]
+    return sha256 == entry["sha256"] or sha256 == entry.get("before")
 
 
 def _remove_empty(*folders: Path) -> None:

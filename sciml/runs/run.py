@@ -23,7 +23,7 @@ from sciml import distributed
 from sciml.errors import InputError
 from sciml.runs import trust
 from sciml.runs.beginning import OWN_FILES, Files, begin
-from sciml.runs.files import keep_ledger, make_folder, read_json, to_json, write_atomic
+from sciml.runs.files import keep_ledger, make_folder, read_object, to_json, write_atomic
 from sciml.runs.lock import Lock
 from sciml.runs.manifest import Manifest, inside
 from sciml.runs.stage import Stage
@@ -126,9 +126,11 @@ class Run:
         for file in (path / name for name in OWN_FILES):
             if file.is_symlink():
                 raise InputError(f"{file} is a link; a run has none. This folder was not written by this program.")
-        experiment = read_json(path / "experiment.json")
-        if not isinstance(experiment, dict) or not isinstance(experiment.get("command"), list):
+        experiment = read_object(path / "experiment.json")
+        if not isinstance(experiment.get("command"), list):
             raise InputError(f"{path / 'experiment.json'}: the field `command` (a list of words) is missing.")
+        if not isinstance(experiment.get("options") or {}, dict):
+            raise InputError(f"{path / 'experiment.json'}: the field `options` is no object.")
         return Run(path, experiment, resumed=True)
 
     @property
@@ -150,20 +152,22 @@ class Run:
             InputError: summary.json is damaged.
         """
         file = self.path / "summary.json"
-        if not file.exists():
-            return {}
-        value = read_json(file)
-        if not isinstance(value, dict):
-            raise InputError(f"{file} is damaged: it holds no object.")
-        return value
+        return read_object(file) if file.exists() else {}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Who recorded the run, where and with what; empty where that is not known.
+
+        Raises:
+            InputError: provenance.json is damaged.
+        """
+        file = self.path / "provenance.json"
+        return read_object(file) if file.exists() else {}
 
     @property
     def is_own(self) -> bool:
         """Whether this user recorded the run on this host (`sciml.runs.trust`)."""
-        record = self.path / "provenance.json"
-        first = read_json(record) if record.exists() else None
-        signed = first.get("signature") if isinstance(first, dict) else None
-        return trust.is_own((self.path / "experiment.json").read_bytes(), signed)
+        return trust.is_own((self.path / "experiment.json").read_bytes(), self.provenance)
 
     def stage(self, name: str = "solve") -> Stage:
         """The folder of one solve; the same object for the same name.
@@ -204,14 +208,13 @@ class Run:
         """
         if not distributed.leader():
             return
-        own, record = self.is_own, self.path / "provenance.json"
+        own, first = self.is_own, self.provenance
         self.experiment["options"] = {**(self.experiment.get("options") or {}), "source_sha256": digest}
         text = to_json(self.experiment, indent=1) + "\n"
-        first = read_json(record) if record.exists() else {}
-        signed = trust.signature(text.encode()) if own else None
+        signed = trust.signature(text.encode(), first["directory"]) if own else None
         keep_ledger(self.path, Manifest.read(self.path) or Manifest(self.path))
         write_atomic(self.path / "experiment.json", text)
-        write_atomic(record, to_json({**first, "signature": signed}, indent=1) + "\n")
+        write_atomic(self.path / "provenance.json", to_json({**first, "signature": signed}, indent=1) + "\n")
 
     def discard(self) -> None:
         """Remove what the run wrote, and its folder if nothing else is in it."""
@@ -231,6 +234,5 @@ class Run:
 def _created(stage: Path) -> float:
     """When a stage began, in seconds of the epoch; 0 when its record is missing."""
     file = stage / "stage.json"
-    value = read_json(file) if file.exists() else None
-    created = value.get("created") if isinstance(value, dict) else 0.0
-    return float(created) if isinstance(created, int | float) else 0.0
+    created = read_object(file).get("created") if file.exists() else 0.0
+    return created if isinstance(created, float) else 0.0

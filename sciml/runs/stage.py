@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,10 +10,17 @@ from typing import Any
 
 from sciml import distributed
 from sciml.errors import InputError
-from sciml.runs.files import make_folder, to_json, write_atomic
+from sciml.runs.files import make_folder, naming, to_json, write_atomic
 
 BUFFERED_RECORDS = 256
 BUFFERED_SECONDS = 2.0
+
+INTEGERS = frozenset({"index", "step"})
+NUMBERS = frozenset({
+    "evaluations", "seconds", "loss", "batch", "set", "snr", "snr_low", "snr_high", "critical_batch", "worth",
+    "worth_low", "worth_high", "threshold", "relative_l2", "resolution",
+})  # fmt: skip
+"""Fields of a metrics record that figures are drawn from."""
 
 
 class Stage:
@@ -51,7 +59,7 @@ class Stage:
             OSError: the disk is full or the folder is gone; the records stay queued.
         """
         if self._lines and distributed.leader():
-            with self.metrics.open("a") as file:
+            with naming(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
                 file.write("".join(self._lines))
         self._lines.clear()
         self._flushed = time.monotonic()
@@ -98,9 +106,33 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # no newline after it: a crash while writing
                 break
             raise InputError(f"{path}, line {number}: not valid JSON ({error}).") from None
+        if odd := _odd(record):
+            raise InputError(f"{path}, line {number}: {odd}; this program writes no such record.")
+        records.append(record)
     return records
+
+
+def _odd(record: Any) -> str | None:
+    """What in a record this program would not have written; None for a sound one. Fields of other names may be any."""
+    if not isinstance(record, dict):
+        return "no object"
+    if not isinstance(record.get("kind", ""), str):
+        return "`kind` is no text"
+    inner = {name: record.get(name) or {} for name in ("terms", "values", "details")}
+    if odd := next((name for name, value in inner.items() if not isinstance(value, dict)), None):
+        return f"`{odd}` is no object"
+    for name, value in [*record.items(), *inner["values"].items(), *inner["details"].items()]:
+        if name in INTEGERS and not _is_number(value, int):
+            return f"`{name}` is no integer"
+        if name in NUMBERS and value is not None and not _is_number(value, int | float):
+            return f"`{name}` is no number"
+    return None
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

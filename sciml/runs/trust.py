@@ -10,7 +10,9 @@ import hmac
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def recorder() -> dict[str, str]:
@@ -22,20 +24,35 @@ def recorder() -> dict[str, str]:
     return {"user": user, "host": socket.gethostname()}
 
 
-def signature(experiment: bytes) -> str | None:
-    """Of the content of an experiment.json, recorded by this user on this host; None where no key can be kept."""
+def signature(experiment: bytes, directory: str) -> str | None:
+    """Of what decides what a repeated command does, recorded by this user on this host.
+
+    Args:
+        experiment: content of experiment.json.
+        directory: folder in which the command was typed: relative paths and Python's modules are looked up there.
+
+    Returns:
+        The signature; None where no key can be kept.
+    """
     key = _key()
     if key is None:
         return None
     who = recorder()
-    content = b"\0".join([experiment, who["user"].encode(), who["host"].encode()])
+    words = [os.fsencode(word) for word in (directory, who["user"], who["host"])]
+    content = b"\0".join([experiment, *words])
     return hmac.new(key, content, hashlib.sha256).hexdigest()
 
 
-def is_own(experiment: bytes, signed: object) -> bool:
-    """Whether this user signed this content on this host."""
-    own = signature(experiment)
-    return own is not None and isinstance(signed, str) and hmac.compare_digest(own, signed)
+def is_own(experiment: bytes, record: Mapping[str, Any]) -> bool:
+    """Whether this user signed this content, and the folder in its record, on this host."""
+    directory, signed = record.get("directory"), record.get("signature")
+    if not isinstance(directory, str) or not isinstance(signed, str):
+        return False
+    try:
+        own = signature(experiment, directory)
+    except UnicodeEncodeError:  # half a surrogate pair: no folder
+        return False
+    return own is not None and hmac.compare_digest(own.encode(), signed.encode("utf-8", "replace"))
 
 
 def _key() -> bytes | None:

@@ -39,7 +39,7 @@ def done(bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[
     """One run on the bundled set, for all tests that look at what it left."""
     out = tmp_path_factory.mktemp("abinitio") / "out"
     assert main(["cryoem", "abinitio", str(bundled / "particles.star"), "--out", str(out), "--starts", "2"]) == 0
-    return json.loads((out / "summary.json").read_text()), out
+    return json.loads((out / "summary.json").read_text(encoding="utf-8")), out
 
 
 @pytest.mark.slow
@@ -85,12 +85,12 @@ def test_the_report_says_what_was_found(done: tuple[dict[str, Any], Path]) -> No
     assert best["kept"]
     assert [record["phase"] for record in summary["switch"]] == ["SGD", "LBFGS"]
     assert "scored radius" in summary["switch"][0]["reason"]
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
     for words in ("mirror image", "--flip-hand", "log likelihood", "scored radius", "Orientations:"):
         assert words in page
     figures = {path.name for path in (out / "figures").glob("*.png")}
     assert figures >= {"slices1.png", "emergence.png", "views.png"}
-    moments = json.loads((out / "stages" / "abinitio" / "emerging" / "moments.json").read_text())
+    moments = json.loads((out / "stages" / "abinitio" / "emerging" / "moments.json").read_text(encoding="utf-8"))
     assert "the end" in moments and "hand-over to all images" in moments
     resolutions = [moment["resolution"] for moment in moments.values()]
     assert resolutions == sorted(resolutions, reverse=True)

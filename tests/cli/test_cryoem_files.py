@@ -25,7 +25,7 @@ Fault = Callable[[Path], object]
 
 def _replace(folder: Path, old: str, new: str) -> None:
     path = folder / "particles.star"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1))
 
@@ -44,7 +44,7 @@ def _cut(folder: Path) -> None:
 
 def _drop_last_value(folder: Path) -> None:
     path = folder / "particles.star"
-    lines = path.read_text().split("\n")
+    lines = path.read_text(encoding="utf-8").split("\n")
     row = next(place for place, line in enumerate(lines) if line.startswith("000004@"))
     lines[row] = lines[row].rsplit(None, 1)[0]
     path.write_text("\n".join(lines))
@@ -152,7 +152,7 @@ def test_check_of_a_good_set(particle_files: Path, capsys: pytest.CaptureFixture
     streams = capsys.readouterr()
     assert json.loads(streams.out.splitlines()[-1]) == {"particles": 12, "faults": [], "findings": []}
     assert "12 particles, 0 fault(s)" in streams.err
-    assert json.loads((tmp_path / "out/check.json").read_text())["faults"] == []
+    assert json.loads((tmp_path / "out/check.json").read_text(encoding="utf-8"))["faults"] == []
 
 
 def test_check_may_pass_what_ab_initio_does_not_need(particle_files: Path) -> None:
@@ -274,5 +274,5 @@ def test_no_room_is_an_io_error(particle_files: Path) -> None:
         str(particle_files / "particles.star"),
         "--json",
     ]
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         assert subprocess.run(words, stdout=full, stderr=subprocess.DEVNULL, check=False).returncode == 74

@@ -48,7 +48,7 @@ def finished(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_outputs(finished: Path) -> None:
-    out, summary = finished, json.loads((finished / "summary.json").read_text())
+    out, summary = finished, json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     assert summary.keys() >= KEYS
     assert summary["result"] == "CONVERGED"
     assert summary["findings"] == []
@@ -76,7 +76,7 @@ def test_outputs(finished: Path) -> None:
 
 
 def test_tables(run_folder: Path, finished: Path) -> None:
-    out, summary = finished, json.loads((finished / "summary.json").read_text())
+    out, summary = finished, json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     blocks = read_star(out / "postprocess.star")
     assert list(blocks) == ["general", "fsc", "guinier"]
     general, guinier = blocks["general"], blocks["guinier"]

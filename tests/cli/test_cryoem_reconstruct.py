@@ -110,7 +110,7 @@ def test_outputs_on_the_bundled_set(root: Path, tmp_path: Path, capsys: pytest.C
 def test_tables_keep_what_came_in(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     star = tmp_path / "particles.star"
     source = root / "data" / "particles"
-    text = (source / "particles.star").read_text().replace("_rlnRandomSubset", "_rlnMyOwnColumn")
+    text = (source / "particles.star").read_text(encoding="utf-8").replace("_rlnRandomSubset", "_rlnMyOwnColumn")
     star.write_text(text)
     (tmp_path / "particles.mrcs").symlink_to(source / "particles.mrcs")
     summary = _run(capsys, star, "--out", tmp_path / "out", "--seed", "3")
@@ -203,7 +203,7 @@ def test_the_stochastic_solver_finds_the_direct_map(
     maps = [read_map(found["outputs"]["map"]).array * mask for found in (summary, direct)]
     shells = int(64 * 3.5 / 20.0)
     assert fsc(*maps)[: shells + 1].min() > 0.99
-    page = (tmp_path / "sgd" / "report.html").read_text()
+    page = (tmp_path / "sgd" / "report.html").read_text(encoding="utf-8")
     assert "SGD ended" in page
     assert "LBFGS ended" in page
 

@@ -73,7 +73,7 @@ def done(bundled: Path, reference: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("refine") / "out"
     words = [str(bundled / "particles.star"), "--reference", str(reference), "--out", str(out)]
     assert main(["cryoem", "refine", *words]) == 0
-    return json.loads((out / "summary.json").read_text()), out
+    return json.loads((out / "summary.json").read_text(encoding="utf-8")), out
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_what_a_reader_is_told(done: tuple[dict[str, Any], Path]) -> None:
     assert rows[-1]["resolution_0143"] < rows[0]["resolution_0143"]
     assert [record["phase"] for record in summary["switch"]] == ["SGD"]  # too few images for batches
     assert "a pass without gain" in summary["switch"][0]["reason"]
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
     for words in (
         "fit the map in no pose found",
         "Orientations:",
@@ -296,7 +296,7 @@ def _replaced_by_noise(bundled: Path, folder: Path, count: int) -> np.ndarray:
         file.set_data(images)
         file.set_image_stack()
         file.voxel_size = 3.5
-    (folder / "particles.star").write_text((bundled / "particles.star").read_text())
+    (folder / "particles.star").write_text((bundled / "particles.star").read_text(encoding="utf-8"))
     return junk
 
 
@@ -330,7 +330,7 @@ def test_junk_is_left_out_and_counted(
     assert called[junk].mean() > 0.7
     assert np.delete(called, junk).mean() < 0.05
     assert summary["resolution_0143"] < 10.5
-    assert "are left out of the maps" in (out / "report.html").read_text()
+    assert "are left out of the maps" in (out / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

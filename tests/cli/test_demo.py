@@ -47,7 +47,7 @@ def test_all_parts_succeed(
     assert "part first" in out
     assert str(tmp_path / "demo" / "report.html") in out.replace("\n", "")
     assert "[2/2] part second" in err
-    text = (tmp_path / "demo" / "report.html").read_text()
+    text = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert text.count("<h2") == 3
     assert Run.open(tmp_path / "demo" / "second").command[:4] == ["solve", f"{tmp_path}/my_pde.py:Line", "--seed", "1"]
 

@@ -9,7 +9,9 @@ import pytest
 
 
 def blocks(root: Path, language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", (root / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        r"^```(\w*)\n(.*?)^```$", (root / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     return [text for name, text in found if name == language]
 
 
@@ -40,7 +42,7 @@ def test_every_command_shown_exists(root: Path) -> None:
 
 
 def test_every_folder_of_the_map_exists(root: Path) -> None:
-    table = (root / "README.md").read_text().split("## Map")[1]
+    table = (root / "README.md").read_text(encoding="utf-8").split("## Map")[1]
     folders = re.findall(r"^\| `([a-z/]+)/`", table, flags=re.MULTILINE)
     assert len(folders) >= 6
     assert [folder for folder in folders if not (root / folder).is_dir()] == []

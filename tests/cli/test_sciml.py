@@ -130,12 +130,12 @@ def test_solve_report_and_resume(sciml: Line, tmp_path: Path) -> None:
     assert summary["result"] == "CONVERGED"
     assert summary["relative_l2"] < 1e-4
     assert all({"phase", "step", "reason", "snr", "batch"} <= set(record) for record in summary["switch"])
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8")) == summary
     assert {"experiment.json", "provenance.json", "report.html", "stages", "model.safetensors"} <= set(
         os.listdir(tmp_path / "run")
     )
     assert sciml("report", "run", "--out", "page.html").returncode == 0
-    assert "ended at step" in (tmp_path / "page.html").read_text()
+    assert "ended at step" in (tmp_path / "page.html").read_text(encoding="utf-8")
     again = sciml("resume", "run", "--json")
     assert again.returncode == 0
     assert json.loads(again.stdout) == summary

@@ -57,7 +57,7 @@ def test_a_search_for_a_start_map(particles: Path, tmp_path: Path) -> None:
     words: list[str | Path] = ["cryoem", "abinitio", particles, "--starts", "2"]
     one, two, said = both(words, tmp_path)
     assert correlation(one, two, "run_class001.mrc") > 1 - 1e-9
-    alone = json.loads((one / "summary.json").read_text())
+    alone = json.loads((one / "summary.json").read_text(encoding="utf-8"))
     assert [row["log_likelihood"] for row in said["race"]] == pytest.approx(
         [row["log_likelihood"] for row in alone["race"]], rel=1e-10
     )
@@ -69,7 +69,7 @@ def test_a_search_for_a_start_map(particles: Path, tmp_path: Path) -> None:
     for label in ("rlnAngleTilt", "rlnOriginXAngst", "rlnLogLikeliContribution"):
         columns = [read_star(folder / "run_data.star")["particles"].numbers(label) for folder in (one, two)]
         assert np.allclose(*columns, atol=1e-4), label
-    record = json.loads((two / "provenance.json").read_text())
+    record = json.loads((two / "provenance.json").read_text(encoding="utf-8"))
     assert record["processes"] == 2
     assert not list(two.rglob(".*"))
 
@@ -78,7 +78,7 @@ def test_a_refinement_and_its_resume(particles: Path, reference: Path, tmp_path:
     words: list[str | Path] = ["cryoem", "refine", particles, "--reference", reference, "--iterations", "2"]
     one, two, said = both(words, tmp_path)
     assert correlation(one, two, "run_class001.mrc") > 0.9999
-    rows = json.loads((one / "summary.json").read_text())["iterations"]
+    rows = json.loads((one / "summary.json").read_text(encoding="utf-8"))["iterations"]
     for alone, shared in zip(rows, said["iterations"], strict=True):
         assert alone["log_likelihood"] == pytest.approx(shared["log_likelihood"], rel=1e-4)
         assert alone["resolution_0143"] == pytest.approx(shared["resolution_0143"], rel=0.05)
@@ -98,7 +98,7 @@ def kill_after_checkpoint(torchruns_pid: int, folder: Path) -> None:
     while not list(folder.glob("0*.safetensors")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    children = Path(f"/proc/{torchruns_pid}/task/{torchruns_pid}/children").read_text().split()
+    children = Path(f"/proc/{torchruns_pid}/task/{torchruns_pid}/children").read_text(encoding="utf-8").split()
     for pid in [torchruns_pid, *map(int, children)]:
         os.kill(pid, signal.SIGKILL)
 
@@ -107,7 +107,8 @@ def test_known_poses(particles: Path, tmp_path: Path) -> None:
     one, two, said = both(["cryoem", "reconstruct", particles], tmp_path)
     for name in ("run_class001.mrc", "run_half1_class001_unfil.mrc", "run_std.mrc"):
         assert correlation(one, two, name) > 1 - 1e-9
-    assert said["resolution_0143"] == pytest.approx(json.loads((one / "summary.json").read_text())["resolution_0143"])
+    known = json.loads((one / "summary.json").read_text(encoding="utf-8"))
+    assert said["resolution_0143"] == pytest.approx(known["resolution_0143"])
 
 
 @pytest.mark.filterwarnings("ignore:Data array contains NaN values:RuntimeWarning")  # written so on purpose
@@ -168,7 +169,7 @@ def test_a_differential_equation(tmp_path: Path) -> None:
     file = tmp_path / "my_pde.py"
     file.write_text(PROBLEM)
     one, two, said = both(["solve", f"{file}:Poisson", "--switch", "60", "--evaluations", "60"], tmp_path)
-    alone = json.loads((one / "summary.json").read_text())
+    alone = json.loads((one / "summary.json").read_text(encoding="utf-8"))
     assert said["relative_l2"] < 1e-2 and alone["relative_l2"] < 1e-2
     assert said["switch"][0]["loss"] == pytest.approx(alone["switch"][0]["loss"], rel=1e-9)
     assert said["evaluations"] == alone["evaluations"]

@@ -48,7 +48,10 @@ def test_a_killed_refinement_ends_with_the_same_bytes(root: Path, tmp_path: Path
     assert start("resume", killed).wait() in (0, 3)
     for file in FILES:
         assert (killed / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
-    rows = [json.loads((tmp_path / name / "summary.json").read_text())["iterations"] for name in ("whole", "killed")]
+    rows = [
+        json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8"))["iterations"]
+        for name in ("whole", "killed")
+    ]
     assert rows[0] == rows[1]
     assert start("resume", killed).wait() in (0, 3)  # finished: answers at once
 
@@ -64,7 +67,7 @@ def test_a_killed_search_for_a_start_map_ends_with_the_same_bytes(root: Path, tm
     for file in ("run_class001.mrc", "run_data.star"):
         assert (killed / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
     moments = [
-        json.loads((tmp_path / name / "stages" / "abinitio" / "emerging" / "moments.json").read_text())
+        json.loads((tmp_path / name / "stages" / "abinitio" / "emerging" / "moments.json").read_text(encoding="utf-8"))
         for name in ("whole", "killed")
     ]
     assert moments[0] == moments[1]

@@ -74,7 +74,7 @@ def test_postprocess_takes_our_half_maps(maps: tuple[Path, np.ndarray], tmp_path
     (tmp_path / "post").mkdir()  # RELION makes it too late for its own log
     said = _relion(*words, folder=tmp_path)
     (resolution,) = (float(line.split()[-1]) for line in said.splitlines() if "FINAL RESOLUTION" in line)
-    ours = json.loads((folder / "summary.json").read_text())["resolution_0143"]
+    ours = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["resolution_0143"]
     assert resolution == pytest.approx(ours, rel=0.1)
     assert read_map(tmp_path / "post" / "run.mrc").pixel_size == pytest.approx(5.0)
 

@@ -54,7 +54,7 @@ class Pair:
 def _pair(halves: Path, folder: Path, pixel_size: float) -> Pair:
     out, post = folder / "ours", folder / "post"
     assert main(["cryoem", "postprocess", str(halves), "--out", str(out)]) == 0
-    summary = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     post.mkdir()  # RELION makes it too late for its own log
     words = ["relion_postprocess", "--i", halves / HALF_MAPS[0], "--mask", out / "mask.mrc", "--o", post / "run"]
     words += ["--angpix", pixel_size, "--auto_bfac", "--autob_lowres", "10"]

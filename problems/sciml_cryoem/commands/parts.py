@@ -1,5 +1,7 @@
 """What the commands that work on particle images share: checks of their options, a progress line, peak memory."""
 
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,16 +42,18 @@ def image_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory of this process."""
-    import resource
-    import sys
-
+    """Peak resident memory of this process; NaN where the system does not say."""
     status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     # Unlike that of getrusage, this maximum does not go back to the process that started this one.
     found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    peak = found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    if found:
+        return found[0] / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def chosen_device(device: Device, gpu_pays: bool = False) -> str:

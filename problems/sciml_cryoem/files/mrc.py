@@ -18,7 +18,7 @@ import mrcfile
 import numpy as np
 from jaxtyping import Float, Int
 
-from sciml.runs.files import atomic_path
+from sciml.runs.files import atomic_path, reserve
 from sciml_cryoem.files.faults import Fault, FaultError
 from sciml_cryoem.files.foreign import COMPRESSED
 from sciml_cryoem.files.mrc_header import HEADER_BYTES, OWN_LABEL, Header, Mode0, parse_header, read_header
@@ -184,6 +184,7 @@ def write_stack(
         OSError: it cannot be written.
     """
     with atomic_path(path) as temporary, mrcfile.new_mmap(temporary, shape, mrc_mode=mode, overwrite=True) as file:
+        reserve(temporary, temporary.stat().st_size)
         file.set_image_stack()
         data: Any = file.data
         done = 0

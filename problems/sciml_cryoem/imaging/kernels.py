@@ -12,8 +12,9 @@ from typing import no_type_check  # numba cannot compile what a run-time type ch
 import numba
 import numpy as np
 
+from sciml_cryoem.imaging.compiled import compiled
+
 UNSIGNED = np.uint64
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
 
 
 @numba.njit(inline="always")
@@ -72,7 +73,7 @@ def value_at(spectrum, x, y, z):
     return real, gz * lower + fz * upper
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
     """Add CTF- and noise-weighted image values to a grid of (real part, imaginary part, weight).
@@ -112,7 +113,7 @@ def insert(grid, spectra, ramps, axes, ctf, groups, weights, points):
             spread(grid, x, y, z, re, im, w)
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def gather(spectrum, axes, kx, ky, out):
     """Trilinear values of a half spectrum on central slices: out (batch, points) complex."""
@@ -129,7 +130,7 @@ def gather(spectrum, axes, kx, ky, out):
             out[i, p] = complex(real, sign * imaginary)
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def scatter(grid, axes, kx, ky, values):
     """Transpose of `gather`: add values (batch, points) to a half spectrum, in place."""
@@ -156,7 +157,7 @@ def _signed(index, size):
     return index if index <= size // 2 else index - size
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def shell_sums(grid, pad, count):
     """Sum of the weights and number of voxels of the whole (not half) grid in each shell round(|q| / pad); float64."""
@@ -183,7 +184,7 @@ def _between(table, radius):
     return table[shell] * (1.0 - fraction) + table[shell + 1] * fraction
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def divide(grids, precision, pad, out):
     """Voxelwise Wiener solve: out = sum of values / (sum of weights + precision of the shell), 0 beyond the last shell.

@@ -5,7 +5,7 @@ from typing import no_type_check  # numba cannot compile what a run-time type ch
 
 import numba
 
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
+from sciml_cryoem.imaging.compiled import compiled
 
 
 @numba.njit(inline="always")
@@ -19,7 +19,7 @@ def _split(value):
     return int(low), value - low
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def symmetrize(grid, operators, out):
     """out(q) += sum over all operators S but the first (the identity) of grid(S q), for |q| <= P / 2 + 2.

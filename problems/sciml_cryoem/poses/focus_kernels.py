@@ -7,17 +7,15 @@ lambda d ctf[3:6]` holds with astigmatism and anisotropic magnification as well.
 import math
 from typing import no_type_check
 
-import numba
 import numpy as np
 
+from sciml_cryoem.imaging.compiled import compiled
 from sciml_cryoem.poses.misfit_kernels import CHUNK, _ramps, _slice
-
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
 
 _SCAN = 4  # places tried on either side of zero, out to twice the prior deviation, before Newton's steps
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _misfit(pairs, points, ctf, scale, phase):
     """Misfit at an added phase of `phase` times s^2, half its derivative there and the Gauss-Newton curvature."""
@@ -37,7 +35,7 @@ def _misfit(pairs, points, ctf, scale, phase):
     return 2.0 * total, 2.0 * slope, 2.0 * curvature  # each point speaks for its Friedel mate as well
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _best(pairs, points, ctf, scale, unit, deviation):
     """Offset of the defocus with the least misfit plus prior, its deviation, and misfit before and after."""
@@ -65,7 +63,7 @@ def _best(pairs, points, ctf, scale, unit, deviation):
     return best, 1.0 / math.sqrt(precision), before, after
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def refocus(slices, images, poses, prior, report):
     """Refine the defocus of many images, one after the other.

@@ -16,11 +16,11 @@ so that the matrix needs only sums of products of three complex numbers, P, Z = 
 import math
 from typing import NamedTuple, no_type_check  # numba cannot compile what a run-time type checker has wrapped
 
-import numba
 import numpy as np
 
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
-_REDUCTION = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz", "reassoc"}}
+from sciml_cryoem.imaging.compiled import compiled, compiler
+
+_reduction = compiler({"contract", "arcp", "nsz", "reassoc"})
 
 CHUNK = 256
 """Points whose slice values are in the buffers at once."""
@@ -57,7 +57,7 @@ class ScaleRange(NamedTuple):
     highest: float
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def crop(spectrum, out):
     """Copy what is near the origin of a half spectrum (FFT order) to (S, S, X, 2), origin in the middle of z and y."""
@@ -69,7 +69,7 @@ def crop(spectrum, out):
                 out[z, y, x, 0], out[z, y, x, 1] = value.real, value.imag
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _lerp(rows, i, part, fx, fy, fz):
     """Trilinear value of a cell and its derivatives along x, y, z.
@@ -95,7 +95,7 @@ def _lerp(rows, i, part, fx, fy, fz):
     return u0 + fz * dz, x0 + fz * (x1 - x0), y0 + fz * (y1 - y0), dz
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _slice(slices, axes, image, ramps, scale, span, work):
     """Fill `work` with P, Z, D and the residual, real and imaginary parts, of a span of points.
@@ -150,7 +150,7 @@ def _slice(slices, axes, image, ramps, scale, span, work):
         work[7, j] = im * cosine - re * sine - scale * pi
 
 
-@numba.njit(**_REDUCTION)
+@_reduction
 @no_type_check
 def _moments(work, points, start, stop, total):
     """Add the sums of one chunk to `total`. R is the residual; x and y stand for kx and ky.
@@ -205,7 +205,7 @@ def _moments(work, points, start, stop, total):
         total[j] += sums[j]
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _ramps(x, y, slices):
     """Cosine and sine of the phase of an offset along kx = 0 ... reach, then along ky = -reach ... reach."""
@@ -218,7 +218,7 @@ def _ramps(x, y, slices):
     return ramps
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def evaluate(slices, image, pose, scale_range, scratch, normal):
     """Misfit of one image at one pose, with the Gauss-Newton equations there.
@@ -252,7 +252,7 @@ def evaluate(slices, image, pose, scale_range, scratch, normal):
     return _close(total, float(scale), slices.turn, scale_range, normal)
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _close(t, start, turn, scale_range, normal):
     """Misfit at the best scale, that scale, and the equations of the step, from the sums."""

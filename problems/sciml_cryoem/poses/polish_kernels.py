@@ -6,12 +6,10 @@
 import math
 from typing import NamedTuple, no_type_check  # numba cannot compile what a run-time type checker has wrapped
 
-import numba
 import numpy as np
 
+from sciml_cryoem.imaging.compiled import compiled
 from sciml_cryoem.poses.misfit_kernels import CHUNK, MOMENTS, evaluate
-
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
 
 
 class StepLimits(NamedTuple):
@@ -36,7 +34,7 @@ class StepLimits(NamedTuple):
     gain: float
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def factor(matrix, damping, out):
     """Lower Cholesky factor of a 5 x 5 matrix whose diagonal is raised by the factor 1 + damping; False if singular."""
@@ -56,7 +54,7 @@ def factor(matrix, damping, out):
     return True
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def substitute(lower, vector):
     """Solve L L^T x = vector in place."""
@@ -70,7 +68,7 @@ def substitute(lower, vector):
         vector[i] /= lower[i, i]
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def turned(pose, step, out):
     """out = the pose moved by a step: exp([w]) A, offset plus offset (Rodrigues)."""
@@ -87,7 +85,7 @@ def turned(pose, step, out):
     out[3, 0], out[3, 1], out[3, 2] = pose[3, 0] + step[3], pose[3, 1] + step[4], pose[3, 2]
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _limit(step, limits):
     """Shorten a step to the longest turn and move; returns whether it was shorter than the least ones."""
@@ -102,7 +100,7 @@ def _limit(step, limits):
     return angle < limits.least_turn and move < limits.least_move
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _copy(source, target):
     """target[:] = source. A loop, because numba takes seconds to compile the assignment of an array."""
@@ -111,7 +109,7 @@ def _copy(source, target):
             target[i, j] = source[i, j]
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def _search(slices, image, pose, scale_range, limits, work, normal):
     """Levenberg-Marquardt from `pose`, which is changed in place; returns first and last misfit, and evaluations."""
@@ -149,7 +147,7 @@ def _search(slices, image, pose, scale_range, limits, work, normal):
         turned(pose, step, trial)
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def refine(slices, images, which, poses, scale_range, limits, report, normals):
     """Refine many poses, one after the other.

@@ -6,19 +6,19 @@ degrees.
 """
 
 import math
-from typing import Any, no_type_check
+from typing import no_type_check
 
-import numba
 import numpy as np
 
-from sciml_cryoem.imaging.kernels import _OPTIONS, spread
+from sciml_cryoem.imaging.compiled import compiled, compiler
+from sciml_cryoem.imaging.kernels import spread
 
 _RUN = 96  # orientations looked at together
 _FLOOR, _ZERO = np.float32(-30.0), np.float32(0.0)
-_FAST: Any = {"cache": True, "nogil": True, "fastmath": True}
+_fast = compiler(True)
 
 
-@numba.njit(**_FAST)
+@_fast
 @no_type_check
 def posterior(real, imaginary, norm, cutoff):
     """Turn scores of one image into posterior weights, in place.
@@ -71,7 +71,7 @@ def posterior(real, imaginary, norm, cutoff):
     return best + math.log(total), kept
 
 
-@numba.njit(**_FAST)
+@_fast
 @no_type_check
 def likeliest(plus, minus, rotations, cosine, found):
     """The likeliest poses of one image that lie apart.
@@ -123,7 +123,7 @@ def likeliest(plus, minus, rotations, cosine, found):
                 best[1 - half, r] = 0
 
 
-@numba.njit(**_FAST)
+@_fast
 @no_type_check
 def add_sparse(plus, minus, image, squares, numerator, denominator):
     """Add one image to the sums of the orientations that it may have.
@@ -152,7 +152,7 @@ def add_sparse(plus, minus, image, squares, numerator, denominator):
                 denominator[r, k] += weight * squares[k]
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def insert_slices(grid, axes, kx, ky, values, weights):
     """Add slices (batch, points) and their weights to a grid of (real, imaginary, weight); points without weight are

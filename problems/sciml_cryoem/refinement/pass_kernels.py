@@ -8,7 +8,8 @@ from typing import NamedTuple, no_type_check  # numba cannot compile what a run-
 import numba
 import numpy as np
 
-from sciml_cryoem.imaging.kernels import _OPTIONS, spread, value_at
+from sciml_cryoem.imaging.compiled import compiled
+from sciml_cryoem.imaging.kernels import spread, value_at
 
 
 class PosedImages(NamedTuple):
@@ -58,7 +59,7 @@ def _place(images, i, p):
     return x, y, z, re, im
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def insert_residuals(grid, spectrum, images, misfit):
     """Add what a map leaves of images to a grid of (real part, imaginary part, weight): t (t P - y) and t^2.
@@ -83,7 +84,7 @@ def insert_residuals(grid, spectrum, images, misfit):
         misfit[i] = total
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def judge(spectrum, images, power, shells, kinds, left, out):
     """What projections of a reference explain of images, up to the points that are compared, and what is left in all.

@@ -3,15 +3,13 @@
 import math
 from typing import no_type_check  # numba cannot compile what a run-time type checker has wrapped
 
-import numba
 import numpy as np
 
+from sciml_cryoem.imaging.compiled import compiled
 from sciml_cryoem.imaging.kernels import _between, _signed
 
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract", "arcp", "nsz"}}
 
-
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def variance_sums(first, second, tables, pad):
     """Effect of the solves of full and half maps on noise and signal, summed over the whole grid by shell; float64.
@@ -54,7 +52,7 @@ def variance_sums(first, second, tables, pad):
     return out
 
 
-@numba.njit(**_OPTIONS)
+@compiled
 @no_type_check
 def difference(first, second, precision, pad, out):
     """Noise alone, by the solve of the full map: out = (S1 - S2 - (W1 - W2) V) / (W + T) with V = (S1 + S2) / (W + T).

@@ -173,7 +173,7 @@ def script(folder: Path, text: str) -> Path:
 
 
 def all_seen(folder: Path, count: int) -> list[dict]:
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(count)]
 
 
 @pytest.mark.slow
@@ -404,7 +404,7 @@ def test_a_killed_run_goes_on_in_all_processes_to_the_same_parameters(tmp_path):
     process = torchrun(file, killed, "200")
     started(process, killed)
     for rank in range(2):
-        os.kill(int((killed / f"pid{rank}").read_text()), signal.SIGKILL)
+        os.kill(int((killed / f"pid{rank}").read_text(encoding="utf-8")), signal.SIGKILL)
     assert finished(process)[0] == 1
     before = max(int(path.stem) for path in killed.glob("run/stages/solve/checkpoints/0*.safetensors"))
     code, output, errors = finished(torchrun(file, killed, "200"))

@@ -39,7 +39,7 @@ def test_a_solve_without_time_exits_with_3_and_writes_everything(
     for file in ("experiment.json", "summary.json", "report.html", "figures/solution.png",
                  f"stages/{name}/metrics.jsonl"):  # fmt: skip
         assert (out / file).stat().st_size > 0, file
-    assert json.loads((out / "experiment.json").read_text())["options"]["seed"] == 1
+    assert json.loads((out / "experiment.json").read_text(encoding="utf-8"))["options"]["seed"] == 1
 
 
 def test_converged_between_its_points_only_is_no_success(

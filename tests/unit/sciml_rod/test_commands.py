@@ -28,7 +28,7 @@ def test_solve_reaches_the_bar_and_writes_everything(capsys: pytest.CaptureFixtu
     for name in ("experiment.json", "summary.json", "solution.csv", "report.html", "figures/solution.png",
                  "figures/checks.png", "stages/energy/metrics.jsonl"):  # fmt: skip
         assert (out / name).stat().st_size > 0, name
-    header, *rows = (out / "solution.csv").read_text().splitlines()
+    header, *rows = (out / "solution.csv").read_text(encoding="utf-8").splitlines()
     assert header == "x_m,displacement_m,reference_displacement_m,force_n,reference_force_n"
     x, u, exact, force, _ = (float(value) for value in rows[-1].split(","))
     assert len(rows) == 500
@@ -90,10 +90,10 @@ def test_variance_writes_table_and_figure(capsys: pytest.CaptureFixture[str], tm
     assert all(keys <= row.keys() for row in answer["rows"])
     assert {row["form"] for row in answer["rows"]} == {"strong", "energy", "weak sines", "weak hats"}
     assert {row["seed"] for row in answer["rows"]} == {0}
-    assert len((out / "variance.csv").read_text().splitlines()) == len(answer["rows"]) + 1
+    assert len((out / "variance.csv").read_text(encoding="utf-8").splitlines()) == len(answer["rows"]) + 1
     assert len(answer["summary"]) == len(answer["rows"])  # one seed
-    assert json.loads((out / "variance.json").read_text())["rows"] == answer["rows"]
-    assert len((out / "descent_summary.csv").read_text().splitlines()) == len(answer["descent"]) + 1
+    assert json.loads((out / "variance.json").read_text(encoding="utf-8"))["rows"] == answer["rows"]
+    assert len((out / "descent_summary.csv").read_text(encoding="utf-8").splitlines()) == len(answer["descent"]) + 1
     assert len(answer["verdict"]["sentences"]) == 9 + 3  # estimators that are not strong; claims about SGD
     for name in ("ratios", "variance", "descent", "steps"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 10_000

@@ -42,7 +42,7 @@ def test_one_run(watched_run: MakeRun, tmp_path: Path) -> None:
     run = watched_run()
     picture = Figure(figsize=(2, 1))
     picture.savefig(run.figure("displacement", "The displacement <u>."))
-    text = report.render([run.path], tmp_path / "new" / "report.html").read_text()
+    text = report.render([run.path], tmp_path / "new" / "report.html").read_text(encoding="utf-8")
     outline = Outline(text)
     assert outline.open == []
     assert len(outline.sources) == 2  # the problem's figure and the optimisation's
@@ -55,7 +55,7 @@ def test_one_run(watched_run: MakeRun, tmp_path: Path) -> None:
 
 
 def test_the_answer_stands_before_the_figures_and_the_settings_after(watched_run: MakeRun, tmp_path: Path) -> None:
-    text = report.render([watched_run().path], tmp_path / "report.html").read_text()
+    text = report.render([watched_run().path], tmp_path / "report.html").read_text(encoding="utf-8")
     places = [
         text.index(word) for word in ("converged", "Adam ended", "<img", "Ends of phases", "Settings", "To reproduce")
     ]
@@ -64,8 +64,8 @@ def test_the_answer_stands_before_the_figures_and_the_settings_after(watched_run
 
 def test_several_runs_and_a_folder_of_runs(watched_run: MakeRun, tmp_path: Path) -> None:
     first, second = watched_run("first"), watched_run("second", energy=True)
-    named = report.render([first.path, second.path], tmp_path / "named.html").read_text()
-    folder = report.render([tmp_path], tmp_path / "folder.html").read_text()
+    named = report.render([first.path, second.path], tmp_path / "named.html").read_text(encoding="utf-8")
+    folder = report.render([tmp_path], tmp_path / "folder.html").read_text(encoding="utf-8")
     for text in (named, folder):
         assert len(re.findall("<h2", text)) == 2
         assert {'href="#run0"', 'href="#run1"'} <= set(re.findall(r'href="#run\d"', text))
@@ -76,7 +76,7 @@ def test_a_run_killed_early_is_reported(watched_run: MakeRun, tmp_path: Path) ->
     killed = watched_run("killed", finished=False)
     with killed.stage("weak").metrics.open("a") as file:
         file.write('{"kind": "st')
-    text = report.render([killed.path], tmp_path / "report.html").read_text()
+    text = report.render([killed.path], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "not finished" in text
     assert "has not ended" in text
     (killed.path / "provenance.json").unlink()
@@ -94,7 +94,7 @@ def test_lists_of_records_become_tables(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run")
     rows = [{"form": form, "ratio_to_strong": ratio} for form, ratio in (("weak", 0.125), ("energy", None))]
     run.write_summary({"rows": rows, "curve": list(range(100))})
-    text = report.render([run.path], tmp_path / "report.html").read_text()
+    text = report.render([run.path], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<th>form</th><th>ratio to strong</th>" in text
     assert '<td>weak</td><td class="number">0.125</td>' in text
     assert "100 values" in text
@@ -179,10 +179,10 @@ def test_findings_stand_at_the_top_the_worst_first(watched_run: MakeRun, tmp_pat
         Finding("Defocus of 1.5 Angstrom.", "rlnDefocusU", "severe", "It looks like micrometres."),
     ]
     run.write_summary({"result": "CONVERGED", "findings": findings, "loss": 1.0})
-    text = report.render([run.path], tmp_path / "report.html").read_text()
+    text = report.render([run.path], tmp_path / "report.html").read_text(encoding="utf-8")
     assert text.count("Either hand is &lt;possible&gt;.") == 1
     severe = text.index("SEVERE: rlnDefocusU: Defocus of 1.5 Angstrom. It looks like micrometres.")
     assert severe < text.index("Either hand") < text.index("<img")
     assert 'class="tile bad"' in text
     run.write_summary({"result": "CONVERGED", "findings": findings[:1], "loss": 1.0})
-    assert 'class="tile bad"' not in report.render([run.path], tmp_path / "report.html").read_text()
+    assert 'class="tile bad"' not in report.render([run.path], tmp_path / "report.html").read_text(encoding="utf-8")

@@ -25,10 +25,10 @@ class Options:
 
 def test_experiment_and_provenance_are_recorded(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "deep" / "run", command=["rod", "solve"], options=Options(tmp_path, seed=3))
-    experiment = json.loads((run.path / "experiment.json").read_text())
+    experiment = json.loads((run.path / "experiment.json").read_text(encoding="utf-8"))
     assert experiment["command"] == ["rod", "solve"]
     assert experiment["options"]["seed"] == 3
-    provenance = json.loads((run.path / "provenance.json").read_text())
+    provenance = json.loads((run.path / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["versions"]["numpy"] == np.__version__
     assert not run.resumed
     assert not run.finished
@@ -40,7 +40,7 @@ def test_same_experiment_resumes_whatever_the_order_of_its_flags(tmp_path: Path)
         tmp_path, command=["rod", "solve", "--form=weak", "--seed=1"], options=Options(Path("other"), seed=1)
     )
     assert again.resumed
-    assert len(json.loads((tmp_path / "provenance.json").read_text())["resumed"]) == 1
+    assert len(json.loads((tmp_path / "provenance.json").read_text(encoding="utf-8"))["resumed"]) == 1
     assert again.command[2] == "--form=weak" or read_json(tmp_path / "experiment.json")["command"][2] == "--seed"
 
 
@@ -78,7 +78,7 @@ def test_overwrite_removes_the_outputs_and_nothing_else(tmp_path: Path) -> None:
     fresh = Run.create(tmp_path, options={"seed": 1}, overwrite=True)
     assert not fresh.finished
     assert not (tmp_path / "stages").exists()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_served_words_are_recorded_in_place_of_guesses(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_metrics_are_buffered(tmp_path: Path) -> None:
     stage.append_metrics([{"step": 1}])
     assert not stage.metrics.exists()
     stage.append_metrics({"step": step} for step in range(300))
-    assert len(stage.metrics.read_text().splitlines()) == 301
+    assert len(stage.metrics.read_text(encoding="utf-8").splitlines()) == 301
 
 
 def test_a_torn_last_line_is_left_out_and_a_broken_line_is_an_error(tmp_path: Path) -> None:

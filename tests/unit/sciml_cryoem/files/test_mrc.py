@@ -325,7 +325,7 @@ def test_reading_hands_pages_back(tmp_path: Path) -> None:
     stack = MappedStack(read_header(path))
 
     def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * 4096
 
     before = resident()
     for start in range(0, 1024, 64):

@@ -89,11 +89,11 @@ def test_bundle(tmp_path: Path) -> None:
             np.testing.assert_array_equal(file.data, half)
             assert file.voxel_size.x == pytest.approx(3.0)
             assert file.is_volume()
-    stored = json.loads((tmp_path / "deposition/manifest.json").read_text())
+    stored = json.loads((tmp_path / "deposition/manifest.json").read_text(encoding="utf-8"))
     assert stored["voxel_size_angstrom"] == 3.0
     assert stored["contour"]["level"] == pytest.approx(contour.level)
     assert [source["file"] for source in stored["half_map_sources"]] == [str(path) for path in paths]
-    sums = (tmp_path / "deposition/manifest.sha256").read_text().splitlines()
+    sums = (tmp_path / "deposition/manifest.sha256").read_text(encoding="utf-8").splitlines()
     assert {line.split("  ")[1] for line in sums} == files.keys()
 
 

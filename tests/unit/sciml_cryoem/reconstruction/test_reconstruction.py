@@ -126,7 +126,7 @@ def _rewritten(folder: Path, target: Path, change: Callable[[np.ndarray], np.nda
     particles = read_particles(folder / "particles.star")
     images = change(particles.images()).astype(np.float32)
     write_stack(target / "particles.mrcs", [images], images.shape, particles.pixel_size)
-    (target / "particles.star").write_text((folder / "particles.star").read_text())
+    (target / "particles.star").write_text((folder / "particles.star").read_text(encoding="utf-8"))
     return read_particles(target / "particles.star")
 
 

@@ -240,7 +240,7 @@ def test_models_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_bundled_data_are_what_the_manifest_says(root: Path) -> None:
-    manifest = tomllib.loads((root / "data/manifest.toml").read_text())
+    manifest = tomllib.loads((root / "data/manifest.toml").read_text(encoding="utf-8"))
     assert len(manifest["file"]) == 4
     total = 0
     for entry in manifest["file"]:
