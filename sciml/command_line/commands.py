@@ -185,8 +185,8 @@ def _check_trust(run: Run, words: Sequence[str], options: ResumeOptions) -> None
         raise InputError(f"{run.path} records `sciml resume`, which makes no run. It was not written by this program.")
     if not options.trust and not run.is_own:
         raise InputError(
-            f"{run.path} was not recorded by you on this machine, or was changed since. Its command may run code and "
-            "write files anywhere. If you trust it, say so: --trust"
+            f"{run.path} was not recorded by you on this machine (without a home nothing can be), or was changed "
+            "since. Its command may run code and write files anywhere. If you trust it, say so: --trust"
         )
 
 

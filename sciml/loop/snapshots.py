@@ -49,7 +49,7 @@ class Snapshots:
         Those are named on standard error as well: the solve takes longer than whoever resumes it expects.
         """
         state, damaged = checkpoint.newest(self.stage.checkpoints)
-        self.number = state.numbers["number"] if state else 0
+        self.number = int(state.numbers["number"]) if state else 0
         start = f"checkpoint {self.number}" if state else "the beginning"
         for path in damaged if distributed.leader() else []:
             print(f"{path} is damaged and is passed over; going on from {start}.", file=sys.stderr, flush=True)
@@ -65,9 +65,9 @@ def understood(stage: Stage | None) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, distributed.RankError):
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         if stage is None:
             raise
         raise InputError(

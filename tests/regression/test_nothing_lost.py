@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ from sciml_cryoem.files.mrc import write_map
 from sciml import Run
 from sciml.command_line.main import main
 from sciml.errors import InputError
+from sciml.reporting.report import render
+from sciml.runs import lock
 from sciml.runs.beginning import Files
+from sciml.runs.files import write_atomic
+from sciml.runs.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,11 +191,95 @@ def test_a_folder_in_use_is_refused_and_one_left_locked_is_taken_over(
     assert not (folder / ".lock").exists()
 
 
-@pytest.mark.parametrize("lock", ['{"host": "elsewhere", "pid": 1}', "", "null", '{"host": 3, "pid": "x"}'])
-def test_a_lock_of_another_host_or_none_that_can_be_read_holds(lock: str, tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text(lock, encoding="utf-8")
+@pytest.mark.parametrize("content", ['{"host": "elsewhere", "pid": 1}', "", "null", '{"host": 3, "pid": "x"}'])
+def test_a_lock_of_another_host_or_none_that_can_be_read_holds(content: str, tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match="delete"):
         Run.create(tmp_path, command=["test"])
+
+
+def test_of_two_processes_that_take_over_one_wins(tmp_path: Path) -> None:
+    """Both have read the same lock of a process that is gone; the slower one must see that it no longer stands."""
+    file, gone = tmp_path / ".lock", {"host": "here", "pid": 1, "began": "0"}
+    file.write_text(json.dumps(gone), encoding="utf-8")
+    assert lock._take_over(file, gone, {"pid": 2})
+    assert not lock._take_over(file, gone, {"pid": 3})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"pid": 2}
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_an_output_that_was_edited_is_kept_and_named(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["rod", "solve", "--seconds", "1", "--out", str(tmp_path / "out")]
+    main(words)
+    file = tmp_path / "out" / "solution.csv"
+    file.write_bytes(b"mine")
+    assert main([*words, *more]) == 2
+    assert file.read_bytes() == b"mine" and "solution.csv" in capsys.readouterr().err
+
+
+def test_an_edited_answer_of_a_command_without_a_run_is_kept(particles: Path, tmp_path: Path) -> None:
+    words = _words("check", particles, tmp_path / "out")
+    main(words)
+    main(words)  # its own it may replace
+    file = tmp_path / "out" / "check.json"
+    file.write_bytes(b"mine")
+    assert main(words) == 2
+    assert file.read_bytes() == b"mine"
+
+
+def test_a_kill_between_list_and_file_is_no_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list says what the file will be, and the file is still what it was."""
+    run = Run.create(tmp_path / "run", command=["test"])
+    file = run.path / "map.mrc"
+    write_atomic(file, b"old")
+    replace = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target) == file:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    for content in (b"new", b"newer"):
+        with pytest.raises(KeyboardInterrupt):
+            write_atomic(file, content)
+    monkeypatch.undo()
+    run.release()
+    manifest = Manifest.read(run.path)
+    assert manifest is not None and file.read_bytes() == b"old" and not manifest.edited()
+    file.write_bytes(b"mine")
+    assert manifest.edited() == ["map.mrc"]
+
+
+def test_a_report_while_a_run_goes_on_does_not_stop_it(watched_run: Callable[..., Run]) -> None:
+    """`sciml report DIR` in another terminal writes the page that the run will write at its end."""
+    run = watched_run(finished=False)
+    code = "import sys; from sciml.command_line.main import main; sys.exit(main(['report', sys.argv[1]]))"
+    subprocess.run([sys.executable, "-c", code, str(run.path)], check=True, capture_output=True)
+    write_atomic(run.path / "later.txt", "more")
+    render([run.path], run.path / "report.html")
+    manifest = Manifest.read(run.path)
+    assert manifest is not None and {"report.html", "later.txt"} <= manifest.files.keys() and not manifest.differences()
+
+
+@pytest.mark.parametrize("place", ["figures", "stages", "stages/solve/checkpoints", "solution.csv", "experiment.json"])
+def test_nothing_is_written_through_a_link(place: str, tmp_path: Path) -> None:
+    """A folder from elsewhere may hold links: what a run writes, and the checkpoints that it clears, stay in it."""
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    for name in ("000000000001.safetensors", "solution.png", "file"):
+        (outside / name).write_bytes(b"mine")
+    words = ["rod", "solve", "--seconds", "1"]
+    Run.create(out, command=words, files=Files(outputs=("solution.csv",))).release()
+    (out / place).parent.mkdir(parents=True, exist_ok=True)
+    (out / place).unlink(missing_ok=True)
+    (out / place).symlink_to(outside / "file" if "." in place else outside)
+    before = _contents(outside)
+    for more in ([], ["--overwrite"]):
+        assert main([*words, *more, "--out", str(out)]) == 2
+        assert _contents(outside) == before
 
 
 @pytest.mark.parametrize("change", ["longer", "other bytes", "same bytes, later"])

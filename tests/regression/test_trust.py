@@ -108,14 +108,21 @@ def test_ones_own_run_goes_on_without_a_word(stopped: Path) -> None:
     assert main(["resume", str(stopped)]) == 0
 
 
-@pytest.mark.parametrize("file", ["experiment.json", "provenance.json"])
-def test_a_run_changed_on_its_way_does_not(stopped: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("file", "field", "changed"),
+    [
+        ("experiment.json", "command", ["solve", "other.py:Line", "--out", "run"]),
+        ("provenance.json", "signature", "0" * 64),
+        ("provenance.json", "signature", "\u00e9"),
+        ("provenance.json", "directory", "elsewhere"),  # another helper.py beside the same mine.py
+        ("provenance.json", "directory", "\ud800"),
+    ],
+)
+def test_a_run_changed_on_its_way_does_not(
+    stopped: Path, file: str, field: str, changed: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     value = json.loads((stopped / file).read_text(encoding="utf-8"))
-    if file == "experiment.json":
-        value["command"] = ["solve", "other.py:Line", "--out", "run"]
-    else:
-        value["signature"] = value["signature"][::-1]
-    (stopped / file).write_text(json.dumps(value), encoding="utf-8")
+    (stopped / file).write_text(json.dumps({**value, field: changed}), encoding="utf-8")
     assert main(["resume", str(stopped)]) == 2
     assert "--trust" in capsys.readouterr().err
 
