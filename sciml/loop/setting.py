@@ -42,7 +42,7 @@ class Setting:
 
 
 def good_start(setting: Setting) -> float | None:
-    """The loss on the fixed set with all parameters at zero, that of no answer, where the start's is below `GOOD` of it.
+    """The loss with all parameters at zero, that of no answer, where the loss of the start is below `GOOD` of it.
 
     None where it is not, or cannot be computed. The parameters stay as they are.
     """
