@@ -480,12 +480,13 @@ def test_sharing_is_by_the_size_of_the_batch(monkeypatch):
 
     problem, batch = Any(), torch.zeros(100)
     unknowns = gradients.WORTH_SHARING // 100
-    assert gradients._part(problem, batch, unknowns) is None
-    found = gradients._part(problem, batch, unknowns + 1)
+    assert gradients._blocks(problem, batch, unknowns) is None
+    found = gradients._blocks(problem, batch, unknowns + 1)
     assert found is not None
-    part, weight = found
-    assert len(part) == 50 and weight == 0.5
+    assert [len(part) for part, _ in found] == [12, 13, 12, 13] * 2
+    assert [weight for _, weight in found] == [0.12, 0.13] * 4
+    assert gradients._mine(8) == (2, slice(0, 4))
     problem.divides = True
-    assert gradients._part(problem, batch, 1) is not None
+    assert gradients._blocks(problem, batch, 1) is not None
     problem.divides = False
-    assert gradients._part(problem, batch, 10 * unknowns) is None
+    assert gradients._blocks(problem, batch, 10 * unknowns) is None

@@ -51,8 +51,8 @@ def test_rounding_is_told_from_a_loss_that_can_still_fall(dtype):
     model = running.setting.model
     for error, rounding in ((0.0, True), (0.1, False)):
         with torch.no_grad():
-            model.weight.fill_(2.0 + 3 * torch.finfo(dtype).eps)
-            model.bias.fill_(1.0 + error)
+            model.get_parameter("weight").fill_(2.0 + 3 * torch.finfo(dtype).eps)
+            model.get_parameter("bias").fill_(1.0 + error)
         vector = running.setting.flat.vector.clone()
         running.state.loss = float(running.method.refresh())
         running.state.decrement = 2 * running.state.loss

@@ -191,7 +191,7 @@ def test_a_sample_that_ignores_its_generator_is_warned_of() -> None:
     fixed = lambda n, g: torch.linspace(0, 1, n or 64, dtype=torch.float64)[:, None]
     (finding,) = probe(Fit(sample=fixed), network())
     assert finding.severity == "warning" and "ignores its generator" in finding.what and "`size`" in finding.remedy
-    finite = Fit(sample=fixed, size=None)
+    finite = Fit(sample=fixed)
     finite.size = 8  # all of them are asked for, and given
     assert probe(finite, network()) == []
 
