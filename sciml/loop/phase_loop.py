@@ -16,7 +16,7 @@ from sciml.loop.fingerprint import check_same, fingerprint
 from sciml.loop.gradients import WORTH_SHARING, loss_only
 from sciml.loop.interrupts import Interrupts
 from sciml.loop.records import Records
-from sciml.loop.runner import Ending, Runner, of_owner
+from sciml.loop.runner import Ending, Runner
 from sciml.loop.setting import GOOD_START, Setting, better, good_start
 from sciml.loop.snapshots import Snapshots
 from sciml.loop.stochastic import StochasticRunner
@@ -352,10 +352,10 @@ class PhaseLoop:
         self.stalled, self.start = tensors.get("stalled"), tensors.get("start")
         for name, buffer in self.setting.model.named_buffers():
             buffer.copy_(tensors[f"buffer.{name}"])
-        self.setting.fixed.restore(of_owner("fixed.", tensors), numbers["draws"])
+        self.setting.fixed.restore(checkpoint.of("fixed.", vector), numbers["draws"])
         self.state = _State(**numbers["state"])
         self.runner = self._make_runner()
-        self.runner.restore(of_owner("runner.", tensors), numbers["runner"])
+        self.runner.restore(checkpoint.of("runner.", vector), numbers["runner"])
         self.records.before = numbers["seconds"]
         self.result = None if numbers["result"] is None else Result(numbers["result"])
 

@@ -101,8 +101,3 @@ class Runner(ABC, Generic[OwnState]):
             **fields: its values.
         """
         self.records.append({"kind": kind, "step": step, **fields, "items": items, "clock": time.monotonic()})
-
-
-def of_owner(owner: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that one owner saved in a checkpoint, under its own names."""
-    return {name.removeprefix(owner): tensor for name, tensor in tensors.items() if name.startswith(owner)}

@@ -42,7 +42,8 @@ class Setting:
 
 
 def good_start(setting: Setting) -> float | None:
-    """The loss with all parameters at zero, that of no answer, where the loss of the start is below `GOOD` of it.
+    """The loss on the fixed set with all parameters at zero, that of no answer; only of a start that is below `GOOD` of
+    it.
 
     None where it is not, or cannot be computed. The parameters stay as they are.
     """

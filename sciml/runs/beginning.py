@@ -122,7 +122,7 @@ def _begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files
             "folder."
         )
     resumed = earlier is not None and not overwrite
-    if resumed and (differences := _differences(earlier, experiment)):
+    if earlier is not None and resumed and (differences := _differences(earlier, experiment)):
         raise InputError(f"{path} holds a different run ({differences}). Choose another folder, or delete this one.")
     manifest = manifest or Manifest(path)
     wanted = [*OWN_FILES, *files.outputs]

@@ -32,6 +32,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
 
+    def of(self, owner: str, like: Tensor) -> dict[str, Tensor]:
+        """The tensors that one owner saved, under its own names, on the device of another tensor."""
+        mine = {name: tensor for name, tensor in self.tensors.items() if name.startswith(owner)}
+        return {name.removeprefix(owner): tensor.to(like.device) for name, tensor in mine.items()}
+
 
 def write(folder: Path, number: int, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint atomically and delete all but the newest two.

@@ -22,9 +22,10 @@ def compiler(fastmath: bool | set[str]) -> Callable[[Loop], Loop]:
     def decorate(function: Loop) -> Loop:
         options: dict[str, Any] = {"nogil": True, "fastmath": fastmath}
         try:
-            loop = numba.njit(cache=True, **options)(function)
+            loop: Any = numba.njit(cache=True, **options)(function)
         except RuntimeError:  # numba found no folder
-            return numba.njit(**options)(function)
+            loop = numba.njit(**options)(function)
+            return loop
         loop._cache = _Lenient(loop._cache)
         return loop
 
