@@ -19,6 +19,9 @@ from sciml.runs.run import Run
 DONE, BAD_INPUT, NOT_CONVERGED, INPUT_OUTPUT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 2, 3, 74, 130, 141, 143
 """Exit codes; `sciml.command_line.main` says what each means."""
 
+SEEDS = 1 << 53
+"""Seeds lie below it: JSON keeps them exactly, and every generator takes them."""
+
 Commands = Mapping[str, tuple[type, Callable[[Any], int]]]
 """Name of a command -> the dataclass of its options, and the function that runs it and returns the exit code."""
 
@@ -63,11 +66,16 @@ def parse(prog: str, options: type, arguments: Sequence[str]) -> Any:
         arguments: what was typed after `prog`.
 
     Raises:
+        InputError: the seed is out of range.
         SystemExit: the options are wrong (2) or `--help` was asked for (0); the message is printed before.
     """
     import tyro
 
-    return tyro.cli(options, prog=prog, args=list(arguments))
+    parsed = tyro.cli(options, prog=prog, args=list(arguments))
+    seed = getattr(parsed, "seed", 0)
+    if isinstance(seed, int) and not 0 <= seed < SEEDS:
+        raise InputError(f"--seed {seed}: give a whole number from 0 to 2^53 - 1.")
+    return parsed
 
 
 def say(text: str) -> None:

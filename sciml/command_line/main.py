@@ -156,7 +156,19 @@ def _silent_follower() -> Iterator[None]:
         yield
 
 
+def _check_environment() -> None:
+    """Refuse a number of threads that numba would answer with a traceback.
+
+    Raises:
+        InputError: the variable holds no whole number of at least 1.
+    """
+    threads = os.environ.get("NUMBA_NUM_THREADS")
+    if threads is not None and not (threads.isascii() and threads.isdigit() and int(threads) >= 1):
+        raise InputError(f"the environment has NUMBA_NUM_THREADS={threads}; give a whole number from 1, or unset it.")
+
+
 def _serve(words: list[str]) -> int:
+    _check_environment()
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return console.DONE if words else console.BAD_INPUT

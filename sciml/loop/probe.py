@@ -44,8 +44,8 @@ def check_arguments(problem: object, model: object, phases: object, seed: object
     if isinstance(phases, Phase) or (phases is not None and not isinstance(phases, (list, tuple))):
         name = type(phases).__name__
         raise InputError(f"phases is a {name}; give a list of phases, such as [sciml.Adam(), sciml.LBFGS()], or None.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}; give an integer from 0 to 2^63 - 1.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**53:
+        raise InputError(f"seed is {seed!r}; give an integer from 0 to 2^53 - 1.")
     if problem.size is not None and problem.size < 1:
         raise InputError(f"{type(problem).__name__}.size is {problem.size}; a finite set has at least one item.")
     _check_parameters(model)

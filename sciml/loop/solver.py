@@ -73,9 +73,8 @@ def solve(
     if loop.result is None:
         if not loop.records.history:
             loop.state.findings += [finding.record() for finding in probe(problem, model)]
-        # scipy's BLAS beside torch's own threads: each would wait, spinning, for cores that the other holds.
         with (
-            threadpool_limits(1, "blas"),
+            threadpool_limits(1, "blas"),  # beside torch's own threads: each would spin for cores that the other holds
             Interrupts(problem.long_steps) as interrupts,
             Progress(type(problem).__name__) as progress,
         ):

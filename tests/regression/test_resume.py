@@ -191,7 +191,7 @@ def test_interrupt_saves_and_the_next_call_goes_on(tmp_path):
     run = sciml.Run.create(tmp_path / "run", command=["t"], options={})
     stopped = sciml.solve(Interrupting(), network(), phases, switch=20, run=run)
     assert stopped.result is sciml.Result.INTERRUPTED
-    again = sciml.solve(Line(), network(), phases, switch=20, run=run)
+    again = sciml.solve(Interrupting(), network(), phases, switch=20, run=run)
     whole = sciml.solve(Line(), network(), phases, switch=20)
     assert again.result is whole.result
     assert torch.equal(parameters(again.model), parameters(whole.model))

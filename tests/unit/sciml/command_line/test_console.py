@@ -73,3 +73,28 @@ def test_conclude(
     assert ("did not converge" in err) == (code == 3)
     assert run.summary == summary
     assert (run.path / "report.html").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeded:
+    """Has a seed."""
+
+    seed: int = 0
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**70)])
+def test_a_seed_out_of_range_is_refused(seed: str) -> None:
+    assert console.parse("sciml try", Seeded, ["--seed", "7"]).seed == 7
+    with pytest.raises(InputError, match="whole number from 0"):
+        console.parse("sciml try", Seeded, ["--seed", seed])
+
+
+@pytest.mark.parametrize("threads", ["0", "x", "-1"])
+def test_a_number_of_threads_that_is_none_is_refused(
+    threads: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sciml.command_line.main import main
+
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    assert main(["--version"]) == 2
+    assert f"NUMBA_NUM_THREADS={threads}" in capsys.readouterr().err
