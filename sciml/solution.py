@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -52,6 +52,16 @@ class Solution:
     findings: list[Finding] = field(default_factory=list)
     start_loss: float | None = None
     shares: dict[str, float] = field(default_factory=dict)
+
+    def whole(self) -> Self:
+        """This solution, for what is computed from it next: a solve that was cut short is no basis for anything.
+
+        Raises:
+            KeyboardInterrupt: the solve was interrupted. `solve` itself makes the first Ctrl-C or SIGTERM a result.
+        """
+        if self.result is Result.INTERRUPTED:
+            raise KeyboardInterrupt
+        return self
 
     def summary(self, values: Mapping[str, float]) -> dict[str, Any]:
         """The object that every command that solves prints with `--json`.

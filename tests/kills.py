@@ -13,6 +13,8 @@ from pathlib import Path
 
 from mutations import Tally
 
+from sciml.runs import checkpoint
+
 ROOT = Path(__file__).resolve().parents[1]
 USER = """
 import math, torch, sciml
@@ -28,7 +30,7 @@ class Beam(sciml.Problem):
         residual = derivative(u, batch, order=2) + math.pi**2 * torch.sin(math.pi * batch)
         return {"pde": residual.square().mean()}
 """
-COMPARED = ("*.mrc", "*.mrcs", "*.star", "*.safetensors")
+COMPARED = ("*.mrc", "*.mrcs", "*.star", "*.safetensors", "*.csv")
 """Outputs that hold numbers and no times."""
 
 
@@ -69,9 +71,14 @@ def _sciml(*words: str) -> int:
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """Hash of every output that is compared."""
+    """Hash of every output that is compared, and of the parameters that every solve ended with."""
     files = [file for pattern in COMPARED for file in folder.glob(pattern)]
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    for stage in folder.glob("stages/*/"):
+        state, _ = checkpoint.newest(stage / "checkpoints")
+        if state is not None:
+            found[stage.name] = hashlib.sha256(state.tensors["parameters"].numpy().tobytes()).hexdigest()
+    return found
 
 
 def kill_and_resume(

@@ -78,6 +78,9 @@ def _code(words: list[str], line: CommandLine, token: Token[CommandLine | None])
         say(f"sciml: {error}")
         return console.NOT_CONVERGED
     except KeyboardInterrupt:
+        # If it came while Python ran a text, as imports do, CPython would end the process by SIGINT, whatever the exit
+        # code here. Running another text makes it forget that.
+        exec("")
         what = "Terminated" if line.signal == signal.SIGTERM else "Interrupted"
         say(f"{what}. Go on with: sciml resume {shlex.quote(str(line.run))}" if line.run else f"{what}.")
         return console.TERMINATED if line.signal == signal.SIGTERM else console.INTERRUPTED

@@ -161,7 +161,7 @@ def abinitio(
     stage = None if run is None else run.stage("abinitio")
     switch = ResolutionSwitch(problem, model, look=look)
     phases = [replace(STEP, steps=STEPS), FINISH]
-    solution = _whole(sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage))
+    solution = sciml.solve(problem, model, phases, switch=switch, seed=options.seed, run=stage).whole()
     show(look, "the end", problem, model)
     final = FinalPoses(problem, model)
     parts = [final.add(Block(problem.images, problem.poses(model)))]
@@ -174,13 +174,6 @@ def abinitio(
     poses = LikeliestPoses.joined(parts).take(np.argsort(np.concatenate([chosen, others])))
     found = _conclude(problem, poses, final.maps(), (records, solution, problem.resolution(model)))
     return replace(found, findings=image_findings(particles, settings))
-
-
-def _whole(solution: sciml.Solution) -> sciml.Solution:
-    """A solution that was not cut short: `solve` turns the first Ctrl-C into a result."""
-    if solution.result is sciml.Result.INTERRUPTED:
-        raise KeyboardInterrupt
-    return solution
 
 
 def race(
@@ -213,7 +206,7 @@ def race(
         scores = {}
         for start in alive:
             seed = options.seed * 1000 + 10 * start + number
-            _whole(sciml.solve(training, models[start], [replace(STEP, steps=steps)], seed=seed))
+            sciml.solve(training, models[start], [replace(STEP, steps=steps)], seed=seed).whole()
             ranked_at = min(radius * problem.plan.start / START, coarse.stop)
             where = TurnedGrid(ranked_at, turn)
             scores[start] = judge.log_likelihood(models[start], np.arange(len(unseen)), where)

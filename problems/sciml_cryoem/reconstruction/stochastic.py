@@ -72,6 +72,7 @@ def reconstruct_stochastic(
 
     Raises:
         InputError: a symmetry, which the voxels are not held to; else see `accumulate`.
+        KeyboardInterrupt: a solve was interrupted; with a run, it goes on from there.
     """
     options = options or ReconstructOptions()
     if len(point_group(options.symmetry)) > 1:
@@ -87,7 +88,7 @@ def reconstruct_stochastic(
         problem = DensityProblem(particles, half_sums, half, precision, options.settings.use_ctf)
         model = Density(particles.box).to(torch_device(options.settings.device))
         stage = None if run is None else run.stage(name)
-        solutions[name] = sciml.solve(problem, model, phases, seed=options.seed, run=stage)
+        solutions[name] = sciml.solve(problem, model, phases, seed=options.seed, run=stage).whole()
         return model.voxels.detach().cpu().numpy().copy()
 
     half1, half2 = solve("half1", 1, None), solve("half2", 2, None)

@@ -86,9 +86,7 @@ def refine(
         phases.insert(0, sciml.SGD(lr=1.0, steps=BATCHES, window=1))
     solution = sciml.solve(
         problem, model, phases, switch=RefinementSwitch(model, len(images)), seed=options.seed, run=stage
-    )
-    if solution.result is sciml.Result.INTERRUPTED:
-        raise KeyboardInterrupt
+    ).whole()
     poses = model.images.poses
     poses.defocus[poses.weights < 0.5] = 0.0
     posed = with_defocus(with_poses(particles, poses, images.halves), poses.defocus)

@@ -193,7 +193,7 @@ def _training(case: Case, form: RodForm, model: nn.Module, study: Study, seed: i
     for state, phase in plans.items():
         stage = run.stage(f"{case.name}-{seed}-{state}") if run else None
         budget = sciml.Budget(target={"relative_l2": NEAR[state]}) if state in NEAR else None
-        sciml.solve(form, model, [phase], seed=seed, budget=budget, run=stage)
+        sciml.solve(form, model, [phase], seed=seed, budget=budget, run=stage).whole()
         yield state
 
 

@@ -8,8 +8,10 @@ import torch
 from sciml_rod import CASES, StrongForm
 from sciml_rod.noise_study.ensemble import Ensemble, parameters
 from sciml_rod.noise_study.estimators import Draw, make_estimators
-from sciml_rod.noise_study.variance import Study, intervals, measure, squared_deviations, summarize
+from sciml_rod.noise_study.variance import Study, _training, intervals, measure, squared_deviations, summarize
 from sciml_rod.noise_study.verdict import on_variance
+
+import sciml
 
 
 def test_relative_variance_of_a_gradient_known_in_closed_form() -> None:
@@ -111,3 +113,21 @@ def test_parameters_are_a_row_per_network() -> None:
     table = parameters(models)
     assert table.shape == (2, 10)
     assert bool((table[0] != table[1]).any())
+
+
+def test_an_interrupted_training_is_measured_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else rows of a model that was not trained would stand under the names of later states."""
+    solve = sciml.solve
+    solved = []
+
+    def interrupted(*words, **more):
+        solved.append(solve(*words, **{**more, "budget": sciml.Budget(evaluations=1)}))
+        return replace(solved[-1], result=sciml.Result.INTERRUPTED)
+
+    monkeypatch.setattr(sciml, "solve", interrupted)
+    form = StrongForm(CASES["smooth"].rod)
+    states = _training(CASES["smooth"], form, form.network((4,)), Study(), 0, None)
+    assert next(states) == "init"
+    with pytest.raises(KeyboardInterrupt):
+        next(states)
+    assert len(solved) == 1

@@ -1,5 +1,7 @@
 """Every end of a command line has its exit code and its message."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,20 @@ def test_interrupting_says_how_to_go_on(
     assert cli.main(["rod", "solve"]) == 130
     assert f"sciml resume {tmp_path / 'run'}" in capsys.readouterr().err
     assert Run.open(tmp_path / "run").command == ["rod", "solve"]
+
+
+INTERRUPTED_IN_A_TEXT = """
+import sys
+from sciml.command_line import main as cli
+def interrupted(words):
+    exec("raise KeyboardInterrupt")
+cli._serve = interrupted
+sys.exit(cli.main(["rod"]))
+"""
+
+
+def test_an_interrupt_while_python_runs_a_text_keeps_its_code(tmp_path: Path) -> None:
+    """CPython remembers such a one, and ends a process that was started with `-m` by SIGINT."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_IN_A_TEXT, encoding="utf-8")
+    words = [sys.executable, "-m", "interrupted"]
+    assert subprocess.run(words, cwd=tmp_path, check=False, capture_output=True).returncode == 130

@@ -198,6 +198,21 @@ def test_the_watched_solve_agrees_with_the_direct_one(particles: Particles, tmp_
     assert fsc(found.reconstruction.half1 * sphere, direct.half1 * sphere)[: shells + 1].min() > 0.93
 
 
+def test_an_interrupted_half_map_is_no_basis_for_the_full_one(
+    particles: Particles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the full map, with a prior from half of a solve, would be kept as finished, and be the answer after a
+    resumption."""
+    monkeypatch.setattr("sciml.loop.interrupts.Interrupts.asked", True, raising=False)
+    monkeypatch.setattr(
+        "sciml.loop.interrupts.Interrupts.__init__", lambda self, at_once: setattr(self, "previous", {})
+    )
+    run = sciml.Run.create(tmp_path / "run", command=["test"])
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_stochastic(particles, ReconstructOptions(seed=1), run)
+    assert [path.name for path in run.stage_paths() if list(path.rglob("*.safetensors"))] == ["half1"]
+
+
 def test_start_map_is_copied() -> None:
     start = np.ones((4, 4, 4), np.float32)
     model = Density(4, start)
