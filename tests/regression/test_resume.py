@@ -58,6 +58,7 @@ problem = Fit()
 if sys.argv[2] == "renewed":
     problem = Waves()
     deterministic.RENEWED, deterministic.EXHAUSTED = math.inf, 0.0  # renewed again and again, hardly enlarged
+    deterministic.IDLE_SETS = 10**9  # however little the new sets bring
 solution = sciml.solve(problem, model, phases, switch=switch, run=run, budget=budget)
 torch.save(torch.cat([p.detach().reshape(-1) for p in model.parameters()]), sys.argv[1] + "/final.pt")
 """
