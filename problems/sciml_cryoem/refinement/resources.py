@@ -60,7 +60,7 @@ def _volumes(box: int, radius: float) -> Memory:
     side = min(2.0 * np.ceil(reach) + 4, 2.0 * (box // 2) + 4)
     grid, touched = (2.0 * side) ** 3, (4.0 * radius + 4) ** 3
     step = [
-        ("half maps, their gradient, weights and copies", 120.0 * box**3),
+        ("half maps, their gradient, weights and copies", 85.0 * box**3),
         ("sums of the two halves (half grids, 12 bytes a voxel)", 2 * 6.0 * grid),
         (
             "spectra of the two maps, masked and not (8 bytes), and the part that slices touch",

@@ -24,7 +24,12 @@ def _command(*words: str | Path) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("box", [64, 128])
-def test_peak_memory_is_within_10_percent_of_the_plan(box: int, root: Path, tmp_path: Path) -> None:
+def test_peak_memory_is_as_planned(box: int, root: Path, tmp_path: Path) -> None:
+    """Within 15 percent: how much freed memory the allocator keeps is a matter of timing and of the machine.
+
+    The same refinement at a box of 128 took 1,030 to 1,300 MB in twenty runs on two machines, and 860 MB with an
+    allocator that keeps nothing (MALLOC_MMAP_THRESHOLD_=65536), which costs 40 percent more CPU seconds.
+    """
     if box == 64:
         folder = root / "data" / "particles"
     else:
@@ -43,7 +48,7 @@ def test_peak_memory_is_within_10_percent_of_the_plan(box: int, root: Path, tmp_
         assert not (tmp_path / word).exists()
         _command(*given)  # compiles what is not compiled yet, which takes memory of its own
         taken = _command(*given, "--overwrite")["peak_rss_mb"]
-        assert plan["memory_mb"] == pytest.approx(taken, rel=0.1), word
+        assert plan["memory_mb"] == pytest.approx(taken, rel=0.15), word
         assert plan["memory_limit_mb"] > 0.8 * taken
 
 
