@@ -103,10 +103,11 @@ def probe(problem: Problem, model: nn.Module) -> list[Finding]:
         torch.manual_seed(2)  # another state than that before the first evaluation
         second = _terms(problem, model, batch)
         _check_pure(problem, first, second)
-        findings += _halves(problem, model, batch, first)
+        findings += _halves(problem, model, batch, first) + _broadcast(problem, model, batch)
         _check_unchanged(problem, model, before, "loss")
-        problem.evaluate(model)
+        judged = problem.evaluate(model)
         _check_unchanged(problem, model, before, "evaluate")
+        findings += _nothing_beside(problem, model, judged)
     return findings
 
 
@@ -253,6 +254,33 @@ def _halves(problem: Problem, model: nn.Module, batch: Any, whole: dict[str, flo
         )
         findings.append(Finding(what, f"loss term '{term}'", "warning", remedy))
     return findings
+
+
+def _broadcast(problem: Problem, model: nn.Module, batch: Any) -> list[Finding]:
+    """Residuals of as many columns as rows, whatever the number of items: every value met the data of every other."""
+    if type(problem).loss is not Problem.loss:
+        return []
+    residuals = lambda part: problem.least_squares(model, part) or {}
+    square = lambda residual: residual.dim() == 2 and residual.shape[0] == residual.shape[1] > 2
+    half, findings = weighted_part(batch, 0, 2), []
+    for name, residual in residuals(batch).items():
+        if square(residual) and (half is None or square(residuals(half[0])[name])):
+            what = f"Residuals of shape {tuple(residual.shape)}: each value seems to be compared with the data of all."
+            remedy = "Data of shape (n,) meet values of shape (n, 1) so; write data[:, None]. Data in one row: .T."
+            findings.append(Finding(what, f"residual '{name}'", "warning", remedy))
+    return findings
+
+
+def _nothing_beside(problem: Problem, model: nn.Module, judged: Mapping[str, float]) -> list[Finding]:
+    """A finite set that the model can fit point by point, and nothing else to judge it by."""
+    unknowns = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if problem.size is None or judged or unknowns < problem.size:
+        return []
+    what = (
+        f"The set has {problem.size:,} items, the model {unknowns:,} unknowns: a small loss says nothing between them."
+    )
+    remedy = "Hold some items out and return their error from `evaluate`, or draw new points in `sample` (size None)."
+    return [Finding(what, "size", "note", remedy)]
 
 
 def _check_unchanged(problem: Problem, model: nn.Module, before: dict[str, Tensor], where: str) -> None:

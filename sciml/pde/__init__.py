@@ -1,5 +1,6 @@
 """What any PDE needs: derivatives, domains, sampling, quadrature, weak forms, networks, conditions."""
 
+from sciml.pde.boundary import Boundary
 from sciml.pde.conditions import (
     HardDirichlet,
     dirichlet,
@@ -11,12 +12,12 @@ from sciml.pde.conditions import (
     robin,
 )
 from sciml.pde.derivatives import derivative, derivatives, divergence, gradient, laplacian
-from sciml.pde.domains import Box, Disk, Interval
+from sciml.pde.domains import Box, Disk, Interval, interleave
 from sciml.pde.elasticity import Elastic, strain, traction
 from sciml.pde.exact import blend, box_lift, exact_dirichlet, exact_initial, exact_neumann
 from sciml.pde.networks import MLP, Creases, FourierFeatures, Kinks, PeriodicEmbedding
 from sciml.pde.quadrature import box_gauss, composite_gauss, disk_gauss, gauss_legendre
-from sciml.pde.regions import Boundary, Domain, SpaceTime, interleave
+from sciml.pde.regions import Domain, SpaceTime
 from sciml.pde.sampling import residual_adaptive, unit_points
 from sciml.pde.weak import TestFunctions, bubbles, concatenate, dot, hats, sines, tensor_product
 from sciml.pde.weights import gradient_balance, weighted

@@ -6,28 +6,31 @@
     }
 
 Fields are functions of points (*points, dim) with values (*points, k). Values and coefficients are numbers, tensors of
-matching shape, or functions of the points. `exact.py` has conditions that need no term.
+matching shape, or functions of the points: (*points, k), or one number a point (*points, 1) or a component (k,). Other
+shapes are refused: broadcast, they would compare values of different points. `exact.py` has conditions without a term.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sciml.errors import InputError
+from sciml.pde.boundary import Boundary
 from sciml.pde.derivatives import Field, derivative, gradient
 from sciml.pde.domains import Box, Interval
-from sciml.pde.regions import Boundary
 
-Data = float | Tensor | Callable[[Tensor], Tensor]
+Data = float | Tensor | np.ndarray | Callable[[Tensor], Tensor]
 """A number, values at the points, or a function of the points."""
 
 
 def dirichlet(u: Field, x: Float[Tensor, "points dim"], value: Data = 0.0) -> Float[Tensor, "points k"]:
     """u - value at points of the boundary, of the start (an initial condition), or of a measurement (data)."""
-    return u(x) - value_at(value, x)
+    values = u(x)
+    return values - value_at(value, x, values)
 
 
 def normal_derivative(u: Field, boundary: Boundary) -> Float[Tensor, "points k"]:
@@ -41,18 +44,22 @@ def normal_derivative(u: Field, boundary: Boundary) -> Float[Tensor, "points k"]
 def neumann(u: Field, boundary: Boundary, flux: Data = 0.0, coefficient: Data = 1.0) -> Float[Tensor, "points k"]:
     """coefficient du/dn - flux; without more, an insulated boundary."""
     x = boundary.points
-    return value_at(coefficient, x) * normal_derivative(u, boundary) - value_at(flux, x)
+    slope = normal_derivative(u, boundary)
+    return value_at(coefficient, x, slope, "coefficients") * slope - value_at(flux, x, slope, "fluxes")
 
 
 def robin(u: Field, boundary: Boundary, transfer: Data, ambient: Data = 0.0) -> Float[Tensor, "points k"]:
     """du/dn + transfer (u - ambient): a boundary that loses what flows to it in proportion to the excess."""
     x = boundary.points
-    return normal_derivative(u, boundary) + value_at(transfer, x) * (u(x) - value_at(ambient, x))
+    slope, values = normal_derivative(u, boundary), u(x)
+    excess = values - value_at(ambient, x, values, "ambient values")
+    return slope + value_at(transfer, x, slope, "transfer coefficients") * excess
 
 
 def initial_velocity(u: Field, x: Float[Tensor, "points dim"], value: Data = 0.0) -> Float[Tensor, "points k"]:
     """u_t - value at points of the start; time is the last coordinate."""
-    return derivative(u, x, dim=x.shape[-1] - 1) - value_at(value, x)
+    speed = derivative(u, x, dim=x.shape[-1] - 1)
+    return speed - value_at(value, x, speed)
 
 
 def periodic(
@@ -92,12 +99,40 @@ def interface(
     """
     x, step = boundary.points, gap * boundary.normals
     within, beyond = Boundary(x - step, boundary.normals), Boundary(x + step, boundary.normals)
-    return value_at(outside, x) * normal_derivative(u, beyond) - value_at(inside, x) * normal_derivative(u, within)
+    outer, inner = normal_derivative(u, beyond), normal_derivative(u, within)
+    return value_at(outside, x, outer, "coefficients") * outer - value_at(inside, x, inner, "coefficients") * inner
 
 
-def value_at(value: Data, x: Tensor) -> Tensor | float:
-    """The value at the points, whether it is given as a number, as a tensor or as a function."""
-    return value(x) if callable(value) and not isinstance(value, Tensor) else value
+def value_at(value: Data, x: Tensor, like: Tensor, what: str = "values") -> Tensor | float:
+    """The value at the points, whether it is given as a number, as a tensor or as a function.
+
+    Args:
+        value: what is prescribed.
+        x: the points.
+        like: values of the field that it meets, (*points, k).
+        what: its name in a message.
+
+    Raises:
+        InputError: its shape is neither that of the field nor that of one number a point or a component. Broadcast, it
+            would meet the values of other points.
+    """
+    found = value(x) if callable(value) and not isinstance(value, Tensor) else value
+    if isinstance(found, np.ndarray):
+        found = torch.as_tensor(found, dtype=like.dtype, device=like.device)
+    if not isinstance(found, Tensor) or found.dim() == 0:
+        return found
+    components = like.shape[-1] if like.dim() == x.dim() else 0
+    allowed = {tuple(like.shape)}
+    if components:
+        allowed |= {(*like.shape[:-1], 1)}
+    if components > 1:
+        allowed |= {(components,), (*(1,) * (like.dim() - 1), components)}
+    if tuple(found.shape) in allowed:
+        return found
+    column = found.shape == like.shape[:-1] and components == 1
+    hint = "write values[:, None]" if column else "give one row a point, one column a component, or a number"
+    shapes = f"{what} of shape {tuple(found.shape)} meet a field of shape {tuple(like.shape)}"
+    raise InputError(f"{shapes} at {tuple(x.shape[:-1])} points: {hint}.")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The domains of a PDE: intervals, boxes, disks. `regions.py` combines them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciml.errors import InputError
-from sciml.pde.regions import Boundary, Domain, hypotenuse
+from sciml.pde.boundary import Boundary
+from sciml.pde.corners import hypotenuse
+from sciml.pde.regions import Domain
 from sciml.pde.sampling import unit_points
 
 Side = Literal["lower", "upper"]
@@ -78,6 +81,12 @@ class Box(Domain):
                 normals.append(torch.zeros_like(face))
                 normals[-1][:, axis] = -1.0 if side == "lower" else 1.0
         return Boundary(torch.cat(points), torch.cat(normals))
+
+    def _lines(self) -> tuple[frozenset[float], frozenset[float]] | None:
+        if self.dim != 2:
+            return None
+        first, second = (frozenset(sides) for sides in zip(self.lower, self.upper, strict=True))
+        return first, second
 
     def _corners(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return like.new_tensor(self.lower), like.new_tensor(self.upper)
@@ -152,3 +161,20 @@ class Disk(Domain):
     def _polar(self, radius: Tensor, angle: Tensor) -> Tensor:
         center = torch.tensor(self.center, dtype=torch.float64)
         return center + radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
+def interleave(
+    domains: Sequence[Domain], size: int, generator: torch.Generator, method: str = "auto"
+) -> Float[Tensor, "points dim"]:
+    """Points of several domains in turn, so that any run of them holds as many of each: for more points in a part.
+
+    `interleave((plate, plate & around_the_hole), 400, generator)`; other arguments as for `Domain.sample`.
+
+    Raises:
+        InputError: no domain, or domains of different dimensions.
+    """
+    if len({domain.dim for domain in domains}) != 1:
+        raise InputError(f"points of {list(domains)} in turn: give domains with the same number of coordinates.")
+    share = -(-size // len(domains))
+    drawn = [domain.sample(share, generator, method) for domain in domains]
+    return torch.stack(drawn, dim=1).flatten(0, 1)[:size]

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciml.errors import InputError
+from sciml.pde.boundary import Boundary
 from sciml.pde.derivatives import Field, gradient
-from sciml.pde.regions import Boundary
 
 
 def strain(u: Field | Tensor, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points dim dim"]:

@@ -29,7 +29,12 @@ def exact_dirichlet(free: Field, domain: Domain, value: Data = 0.0) -> Field:
         domain: its bubble vanishes on the boundary.
         value: a number, or a smooth function on the whole domain; `box_lift` and `blend` extend boundary values.
     """
-    return lambda x: domain.bubble(x) * free(x) + value_at(value, x)
+
+    def field(x: Tensor) -> Tensor:
+        inside = domain.bubble(x) * free(x)
+        return inside + value_at(value, x, inside)
+
+    return field
 
 
 def exact_neumann(free: Field, domain: Domain, flux: Data = 0.0) -> Field:
@@ -47,7 +52,7 @@ def exact_neumann(free: Field, domain: Domain, flux: Data = 0.0) -> Field:
         x = x if x.requires_grad else x.detach().requires_grad_(True)
         value, distance = free(x), domain.distance(x)
         slope = (gradient(distance, x) * gradient(value, x)).sum(dim=-1, keepdim=True)
-        return value - distance * (slope + value_at(flux, x))
+        return value - distance * (slope + value_at(flux, x, slope, "fluxes"))
 
     return field
 
@@ -72,8 +77,9 @@ def exact_initial(
         growth = s**order
         if span is not None:
             growth = growth / (growth + span**order)
-        result = value_at(value, x) + growth * free(x)
-        return result if velocity is None else result + s * value_at(velocity, x)
+        grown = growth * free(x)
+        result = value_at(value, x, grown, "initial values") + grown
+        return result if velocity is None else result + s * value_at(velocity, x, grown, "initial velocities")
 
     return field
 
@@ -122,7 +128,7 @@ def blend(parts: Mapping[Domain, Data]) -> Field:
     def field(x: Float[Tensor, "*points dim"]) -> Tensor:
         bubbles = [domain.bubble(x).abs() for domain in parts]
         others = [torch.stack(bubbles[:i] + bubbles[i + 1 :]).prod(dim=0) for i in range(len(bubbles))]
-        values = [weight * value_at(value, x) for weight, value in zip(others, parts.values(), strict=True)]
+        values = [weight * value_at(value, x, weight) for weight, value in zip(others, parts.values(), strict=True)]
         return torch.stack(values).sum(dim=0) / torch.stack(others).sum(dim=0)
 
     return field

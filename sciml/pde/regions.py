@@ -8,30 +8,23 @@ u = lambda x: plate.bubble(x) * network(x)          # zero on the boundary, hole
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sciml.errors import InputError
+from sciml.pde.boundary import Boundary
+from sciml.pde.corners import Corner, Level, Part, at_corners, corners_of_union, have_a_seam, hypotenuse, smoothed
+from sciml.pde.derivatives import gradient
+from sciml.pde.outlines import outline_of
 from sciml.pde.sampling import unit_points
 
 ROUNDING = 1e-12
 """Relative to the size of a domain: closer than this to the boundary is on it."""
-
-
-class Boundary(NamedTuple):
-    """Points of a boundary and the unit normals there, which point out of the domain."""
-
-    points: Float[Tensor, "points dim"]
-    normals: Float[Tensor, "points dim"]
-
-    def where(self, condition: Callable[[Tensor], Tensor]) -> "Boundary":
-        """The part whose points meet a condition: `edge.where(lambda x: x[:, 0] > 0)`."""
-        return _keep(self, condition(self.points))
 
 
 class Domain(ABC):
@@ -64,11 +57,28 @@ class Domain(ABC):
         """
 
     def bubble(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
-        """A function that is positive inside and vanishes on the boundary; smooth, inner corners of a union excepted.
+        """A function that is positive inside and vanishes on the boundary; smooth, re-entrant corners excepted.
 
         It makes a homogeneous Dirichlet condition hold by construction: u = bubble * network. Not to be used outside.
+        At a re-entrant corner it behaves as solutions of elliptic equations do, like r^(pi / angle).
+
+        Raises:
+            InputError: no such function is known, e.g. of joined boxes in three dimensions.
         """
         return self.distance(x)
+
+    def _outside(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+        """Like `bubble`, positive on the other side of the boundary."""
+        outline = outline_of(self)
+        return -self.distance(x) if outline is None else outline.reversed().bubble(x)
+
+    def _lines(self) -> tuple[frozenset[float], frozenset[float]] | None:
+        """The lines x = const and y = const on which the boundary runs; None if it does not run on such lines."""
+        return None
+
+    def _holds(self, x: Float[Tensor, "*points dim"]) -> Bool[Tensor, "*points"]:
+        """Which points lie inside, found without `distance`; none of them is on a boundary."""
+        return self.contains(x)
 
     def contains(self, x: Float[Tensor, "*points dim"]) -> Bool[Tensor, "*points"]:
         """Which points lie in the domain; those of its boundary do."""
@@ -150,6 +160,35 @@ class _Pair(Domain):
         if self.a.dim != self.b.dim:
             raise InputError(f"{self.a} has {self.a.dim} coordinates, {self.b} has {self.b.dim}: make them equal.")
 
+    def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+        """That of the outline, where boxes of a plane are combined; else by Rvachev's functions."""
+        outline = outline_of(self)
+        return self._combined(x) if outline is None else outline.distance(x)
+
+    def bubble(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+        """That of the outline, where boxes of a plane are combined; else from the bubbles of both."""
+        outline = outline_of(self)
+        return self._combined_bubble(x) if outline is None else outline.bubble(x)
+
+    def _surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
+        outline = outline_of(self)
+        if outline is None:
+            return self._combined_surface(density, generator, method)
+        return outline.surface(density, generator, method)
+
+    @abstractmethod
+    def _combined(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _combined_bubble(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _combined_surface(self, density: float, generator: torch.Generator, method: str) -> Boundary: ...
+
+    def _lines(self) -> tuple[frozenset[float], frozenset[float]] | None:
+        first, second = self.a._lines(), self.b._lines()
+        return None if first is None or second is None else (first[0] | second[0], first[1] | second[1])
+
 
 class Union(_Pair):
     """The union a | b."""
@@ -158,14 +197,38 @@ class Union(_Pair):
         super().__post_init__()
         self._set_corners(map(min, self.a.lower, self.b.lower), map(max, self.a.upper, self.b.upper))
 
-    def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
-        """R-disjunction: a + b + sqrt(a^2 + b^2)."""
-        a, b = self.a.distance(x), self.b.distance(x)
-        return a + b + hypotenuse(a, b)
+    def contains(self, x: Float[Tensor, "*points dim"]) -> Bool[Tensor, "*points"]:
+        """Which points lie in one of both."""
+        return self.a.contains(x) | self.b.contains(x)
 
-    def _surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
+    def _holds(self, x: Tensor) -> Tensor:
+        return self.a._holds(x) | self.b._holds(x)
+
+    def _combined(self, x: Tensor) -> Tensor:
+        """R-disjunction: a + b + sqrt(a^2 + b^2)."""
+        first, *levels = _levels(self)
+        result = first(x)
+        for level in levels:
+            other = level(x)
+            result = result + other + hypotenuse(result, other)
+        return result
+
+    def _combined_bubble(self, x: Tensor) -> Tensor:
+        if self.dim != 2:
+            raise InputError(
+                f"no smooth function vanishes on the boundary of {self}, whose edges point inwards: give the values "
+                "there as a loss term, dirichlet(u, points) with points of `boundary`. "
+                "Where the last coordinate is time, write (a | b) * time."
+            )
+        return at_corners(_corners(self), self._combined(x), x)
+
+    def _combined_surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
         first, second = (part._surface(density, generator, method) for part in (self.a, self.b))
-        return _join(_keep(first, ~self.b.contains(first.points)), _keep(second, ~self.a.contains(second.points)))
+        # Where both boundaries run along each other, the normals tell an outer wall of both from a seam.
+        value, rounding = self.b.distance(first.points)[:, 0], self._rounding
+        out = gradient(self.b.distance, first.points).detach()
+        same = (value.abs() <= rounding) & ((out * first.normals).sum(dim=-1) < 0)
+        return first.keep((value < -rounding) | same).join(second.keep(~self.a.contains(second.points)))
 
 
 class Intersection(_Pair):
@@ -175,19 +238,22 @@ class Intersection(_Pair):
         super().__post_init__()
         self._set_corners(map(max, self.a.lower, self.b.lower), map(min, self.a.upper, self.b.upper))
 
-    def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+    def _holds(self, x: Tensor) -> Tensor:
+        return self.a._holds(x) & self.b._holds(x)
+
+    def _combined(self, x: Tensor) -> Tensor:
         """R-conjunction: a + b - sqrt(a^2 + b^2)."""
         a, b = self.a.distance(x), self.b.distance(x)
         return a + b - hypotenuse(a, b)
 
-    def bubble(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+    def _combined_bubble(self, x: Tensor) -> Tensor:
         """The product of both, smooth at the corners too."""
         return self.a.bubble(x) * self.b.bubble(x)
 
-    def _surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
+    def _combined_surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
         first, second = (part._surface(density, generator, method) for part in (self.a, self.b))
         inside = self.a.distance(second.points)[..., 0] > self._rounding
-        return _join(_keep(first, self.b.contains(first.points)), _keep(second, inside))
+        return first.keep(self.b.contains(first.points)).join(second.keep(inside))
 
 
 class Difference(_Pair):
@@ -197,21 +263,23 @@ class Difference(_Pair):
         super().__post_init__()
         self._set_corners(self.a.lower, self.a.upper)
 
-    def distance(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
+    def _holds(self, x: Tensor) -> Tensor:
+        return self.a._holds(x) & ~self.b._holds(x)
+
+    def _combined(self, x: Tensor) -> Tensor:
         """R-conjunction of a and the outside of b."""
         a, b = self.a.distance(x), -self.b.distance(x)
         return a + b - hypotenuse(a, b)
 
-    def bubble(self, x: Float[Tensor, "*points dim"]) -> Float[Tensor, "*points 1"]:
-        """The bubble of a times the distance from b, smooth where the two boundaries meet too."""
-        return -self.a.bubble(x) * self.b.distance(x)
+    def _combined_bubble(self, x: Tensor) -> Tensor:
+        """The bubble of a times one of the outside of b, smooth where the two boundaries meet too."""
+        return self.a.bubble(x) * self.b._outside(x)
 
-    def _surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
+    def _combined_surface(self, density: float, generator: torch.Generator, method: str) -> Boundary:
         outer, inner = (part._surface(density, generator, method) for part in (self.a, self.b))
         inside = self.a.distance(inner.points)[..., 0] > self._rounding
-        return _join(
-            _keep(outer, ~self.b.contains(outer.points)), _keep(Boundary(inner.points, -inner.normals), inside)
-        )
+        walls = Boundary(inner.points, -inner.normals).keep(inside)
+        return outer.keep(~self.b.contains(outer.points)).join(walls)
 
 
 @dataclass(frozen=True)
@@ -261,31 +329,66 @@ class SpaceTime(Domain):
         return Boundary(torch.cat([points, times], dim=-1), torch.cat([normals, torch.zeros_like(times)], dim=-1))
 
 
-def interleave(
-    domains: Sequence[Domain], size: int, generator: torch.Generator, method: str = "auto"
-) -> Float[Tensor, "points dim"]:
-    """Points of several domains in turn, so that any run of them holds as many of each: for more points in a part.
-
-    `interleave((plate, plate & around_the_hole), 400, generator)`; other arguments as for `Domain.sample`.
+@lru_cache(256)
+def _parts(union: Union) -> tuple[Domain, ...]:
+    """What a union joins, with all that is made of boxes of a plane as one.
 
     Raises:
-        InputError: no domain, or domains of different dimensions.
+        InputError: two of them touch along a wall, which no smooth distance can leave out.
     """
-    if len({domain.dim for domain in domains}) != 1:
-        raise InputError(f"points of {list(domains)} in turn: give domains with the same number of coordinates.")
-    share = -(-size // len(domains))
-    drawn = [domain.sample(share, generator, method) for domain in domains]
-    return torch.stack(drawn, dim=1).flatten(0, 1)[:size]
+    leaves: list[Domain] = []
+    waiting: list[Domain] = [union]
+    while waiting:
+        domain = waiting.pop()
+        if isinstance(domain, Union):
+            waiting += [domain.b, domain.a]
+        else:
+            leaves.append(domain)
+    straight = [leaf for leaf in leaves if leaf._lines() is not None]
+    parts = [leaf for leaf in leaves if leaf._lines() is None]
+    if straight:
+        joined = straight[0]
+        for leaf in straight[1:]:
+            joined = Union(joined, leaf)
+        parts.append(joined)
+    for one, other in itertools.combinations(parts, 2):
+        if have_a_seam(one.boundary(2000, torch.Generator().manual_seed(0)), other.distance, one._rounding):
+            raise InputError(
+                f"{one} and {other} touch along a wall, which would stay in their union: let them overlap, join plain "
+                "boxes first, or give boundary values as loss terms, dirichlet(u, points)."
+            )
+    return tuple(parts)
 
 
-def hypotenuse(a: Tensor, b: Tensor) -> Tensor:
-    """sqrt(a^2 + b^2), with a finite gradient where both vanish."""
-    return torch.sqrt(a * a + b * b + torch.finfo(a.dtype).tiny)
+@lru_cache(256)
+def _plane_parts(union: Union) -> tuple[Part, ...]:
+    """What a union in a plane joins."""
+    parts = []
+    for part in _parts(union):
+        outline = outline_of(part)
+        vertices = () if outline is None else tuple((x, y) for x, y in outline.ends.tolist())
+        boundary = part.boundary(4000, torch.Generator().manual_seed(0))
+        parts.append(Part(part.distance, boundary, vertices, () if outline is None else outline.corners))
+    return tuple(parts)
 
 
-def _keep(boundary: Boundary, which: Tensor) -> Boundary:
-    return Boundary(boundary.points[which], boundary.normals[which])
+@lru_cache(256)
+def _levels(union: Union) -> tuple[Level, ...]:
+    """Signed distances of what a union joins, smooth inside it."""
+    if union.dim != 2:
+        return tuple(part.distance for part in _parts(union))
+    parts = _plane_parts(union)
+    return tuple(smoothed(part, [other for other in parts if other is not part]) for part in parts)
 
 
-def _join(first: Boundary, second: Boundary) -> Boundary:
-    return Boundary(torch.cat([first.points, second.points]), torch.cat([first.normals, second.normals]))
+@lru_cache(256)
+def _corners(union: Union) -> tuple[Corner, ...]:
+    """Re-entrant corners of a union in a plane."""
+    size = max(high - low for low, high in zip(union.lower, union.upper, strict=True))
+    try:
+        return corners_of_union(_plane_parts(union), size)
+    except ValueError as error:
+        message = (
+            f"{union}: {error}. Let its parts overlap, or give boundary values as loss terms, dirichlet(u, points)."
+        )
+        raise InputError(message) from None

@@ -192,7 +192,7 @@ def test_a_sample_that_ignores_its_generator_is_warned_of() -> None:
     fixed = lambda n, g: torch.linspace(0, 1, n or 64, dtype=torch.float64)[:, None]
     (finding,) = probe(Fit(sample=fixed), network())
     assert finding.severity == "warning" and "ignores its generator" in finding.what and "`size`" in finding.remedy
-    finite = Fit(sample=fixed)
+    finite = Fit(sample=fixed, evaluate=lambda model: {"held out": 0.1})
     finite.size = 8  # all of them are asked for, and given
     assert probe(finite, network()) == []
 
@@ -301,3 +301,36 @@ def test_another_problem_in_the_same_folder_is_refused(tmp_path) -> None:
         sciml.solve(Scaled(1.0, points + 1e-6), network(), phases, run=run())
     with pytest.raises(InputError, match=r"problem.*source differ"):
         sciml.solve(Fit(), network(), phases, run=run())
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_data_that_meet_the_values_of_all_points_are_named(fixed: bool) -> None:
+    places = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+
+    class Sensors(sciml.Problem):
+        def __init__(self, data: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            self.data = data
+
+        def sample(self, size, generator):
+            return torch.rand(size or 64, 1, generator=generator, dtype=torch.float64)
+
+        def least_squares(self, model, batch):
+            x = places if fixed else batch
+            residual = model(x) - self.data(x)
+            return {"equation": model(batch) - batch, "data": residual.mT if fixed else residual}
+
+    (found,) = probe(Sensors(lambda x: x[:, 0]), network())[-1:]
+    assert "write data[:, None]" in found.remedy
+    assert found.where == "residual 'data'"
+    assert probe(Sensors(lambda x: x), network()) == []
+
+
+def test_a_finite_set_with_nothing_beside_it_is_noted() -> None:
+    class Own(Fit):
+        size = 20
+
+    (found,) = probe(Own(), network())
+    assert found.severity == "note"
+    assert "Hold some items out" in found.remedy
+    assert probe(Own(evaluate=lambda model: {"held_out": 0.1}), network()) == []
+    assert probe(Own(), nn.Linear(1, 1).double()) == []

@@ -1,6 +1,7 @@
 """Conditions: residuals vanish for fields that keep them and only for those; by construction any field keeps them."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from sciml.errors import InputError
 from sciml.pde import (
     MLP,
+    Boundary,
     Box,
     Creases,
     Disk,
@@ -158,3 +160,41 @@ def test_neumann_by_construction(domain: Disk | Interval) -> None:
     assert largest(neumann(exact_neumann(net, domain, flux), boundary, flux)) < 1e-12
     x = domain.sample(5, seeded())
     assert largest(exact_neumann(net, domain)(x) - net(x)) > 1e-4
+
+
+COLUMN = torch.linspace(0.0, 1.0, 6, dtype=torch.float64)[:, None]
+SCALAR, VECTOR = (lambda x: x**2), (lambda x: torch.cat([x, x**2], dim=-1))
+
+
+@pytest.mark.parametrize("condition", [
+    lambda u, data: dirichlet(u, COLUMN, data),
+    lambda u, data: initial_velocity(u, COLUMN, data),
+    lambda u, data: neumann(u, Boundary(COLUMN, torch.ones_like(COLUMN)), data),
+    lambda u, data: neumann(u, Boundary(COLUMN, torch.ones_like(COLUMN)), 0.0, data),
+    lambda u, data: robin(u, Boundary(COLUMN, torch.ones_like(COLUMN)), data),
+    lambda u, data: robin(u, Boundary(COLUMN, torch.ones_like(COLUMN)), 1.0, data),
+    lambda u, data: interface(u, Boundary(COLUMN, torch.ones_like(COLUMN)), data, 1.0),
+    lambda u, data: exact_dirichlet(u, Interval(0.0, 1.0), data)(COLUMN),
+    lambda u, data: exact_neumann(u, Interval(0.0, 1.0), data)(COLUMN),
+    lambda u, data: exact_initial(u, data)(COLUMN),
+    lambda u, data: exact_initial(u, 0.0, data)(COLUMN),
+    lambda u, data: blend({Interval(0.0, 1.0): 0.0, Interval(-1.0, 2.0): data})(COLUMN),
+])  # fmt: skip
+def test_data_that_would_meet_other_points_are_refused(condition: Callable[..., Tensor]) -> None:
+    for wrong in (COLUMN[:, 0], COLUMN[None, :, :], COLUMN[:3], COLUMN.T, lambda x: x[:, 0], COLUMN[:, 0].numpy()):
+        with pytest.raises(InputError, match="shape"):
+            condition(SCALAR, wrong)
+    for right in (2.0, torch.tensor(2.0), COLUMN, lambda x: x, COLUMN.numpy()):
+        assert condition(SCALAR, right).shape == (6, 1)
+
+
+def test_data_of_several_components_come_one_column_each_or_one_number_each() -> None:
+    both = dirichlet(VECTOR, COLUMN, VECTOR(COLUMN))
+    assert both.shape == (6, 2)
+    assert largest(both) == 0.0
+    each = dirichlet(VECTOR, COLUMN, torch.tensor([1.0, 2.0]))
+    assert torch.equal(each, VECTOR(COLUMN) - torch.tensor([1.0, 2.0]))
+    assert torch.equal(dirichlet(VECTOR, COLUMN, COLUMN), VECTOR(COLUMN) - COLUMN)
+    for wrong in (COLUMN[:, 0], torch.zeros(6, 3), torch.zeros(3), torch.zeros(2, 1)):
+        with pytest.raises(InputError, match="one row a point, one column a component"):
+            dirichlet(VECTOR, COLUMN, wrong)
