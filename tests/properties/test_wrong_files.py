@@ -1,4 +1,4 @@
-"""The short form of `make torture`: files made wrong are read rightly or refused in words, soon and in little memory."""
+"""The short form of `make torture`: files made wrong are read rightly or refused in words, soon."""
 
 from pathlib import Path
 
