@@ -131,7 +131,7 @@ def _begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files
     if overwrite:
         manifest.remove()
     for folder in [path, path / "figures", *(path / "stages").glob("*/"), *(path / "stages").glob("*/checkpoints/")]:
-        sweep(folder, [Path(name).name for name in [*wanted, *manifest.files]])
+        sweep(folder)
     keep_ledger(path, manifest)
     if resumed:
         _record_resumption(path / "provenance.json")

@@ -10,13 +10,16 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sciml import distributed
 from sciml.errors import InputError
+
+UNFINISHED = ".sciml-unfinished"
+"""Marks the name of a file that is being written, with the number of the process before it."""
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
@@ -105,7 +108,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     """A temporary file that takes the place of another when the block ends."""
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{UNFINISHED}{target.suffix}")
     try:
         with naming(target):
             yield temporary
@@ -149,17 +152,15 @@ def reserve(file: Path, size: int) -> None:
                 raise
 
 
-def sweep(folder: Path, names: Iterable[str]) -> None:
-    """Remove what killed writes left of some files. Call it only while no other process writes there.
+def sweep(folder: Path) -> None:
+    """Remove what killed writes left. Call it only while no other process writes there.
 
     Args:
-        folder: where they lie.
-        names: of the files, without folder.
+        folder: where files were written by `write_atomic` or `atomic_path`.
     """
-    stems = {(Path(name).stem, Path(name).suffix) for name in names}
-    for file in folder.glob(".*"):
-        stem, _, number = file.stem[1:].rpartition(".")
-        if number.isdigit() and (stem, file.suffix) in stems and file.is_file():
+    for file in folder.glob(f".*{UNFINISHED}*"):
+        number = file.name.rpartition(UNFINISHED)[0].rpartition(".")[2]
+        if number.isdigit() and file.is_file() and not file.is_symlink():
             file.unlink(missing_ok=True)
 
 

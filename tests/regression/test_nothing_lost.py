@@ -297,13 +297,26 @@ def test_changed_inputs_are_noticed(change: str, tmp_path: Path) -> None:
         Run.create(folder, command=["test"], files=files)
 
 
-def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:
+KILLED_WRITE = """
+import os, signal, sys
+from sciml.runs.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("name", ["map.mrc", "figures/views.png", "stages/refine/checkpoints/step.safetensors"])
+def test_what_a_killed_write_left_is_swept(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    Run.create(folder, command=["test"], files=Files(outputs=("map.mrc",))).release()
-    left, foreign = folder / ".map.12345.mrc", folder / ".notes.12345.txt"
-    left.write_bytes(b"half")
+    Run.create(folder, command=["test"]).release()
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, "-c", KILLED_WRITE, str(target)], check=False)
+    (left,) = target.parent.glob(f".{target.stem}.*")
+    foreign = target.with_name(".notes.12345.txt")
     foreign.write_bytes(b"mine")
-    Run.create(folder, command=["test"], files=Files(outputs=("map.mrc",)))
+    Run.create(folder, command=["test"])
     assert not left.exists() and foreign.read_bytes() == b"mine"
 
 

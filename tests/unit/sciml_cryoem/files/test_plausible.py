@@ -23,8 +23,12 @@ Change = Callable[[Table, Table], tuple[Table, Table]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 images of 32 x 32, with coordinates on micrographs, and without half sets."""
-    made = tmp_path_factory.mktemp("plausible")
+    """A set, simulated."""
+    return make_set(tmp_path_factory.mktemp("plausible"))
+
+
+def make_set(made: Path) -> Path:
+    """200 images of 32 x 32, with coordinates on micrographs; into a folder, which is given back."""
     line = np.arange(BOX) - BOX // 2
     z, y, x = np.meshgrid(line, line, line, indexing="ij")
     blobs = ((0, 0, 0, 1.0), (6, 2, -3, 0.7), (-3, 6, 4, 0.6), (2, -6, 5, 0.8))
@@ -213,13 +217,18 @@ CORRECT: dict[str, Change] = {
 }
 
 
-def _words(folder: Path, change: Change) -> tuple[str, list[str]]:
-    """What refuses a changed set, and the findings above a note of what is reconstructed from it."""
+def tables_of(folder: Path) -> tuple[Table, Table]:
+    """Optics and particles of the set, without half sets and with all columns that a case changes."""
     tables = read_star(folder / "particles.star")
     table = tables["particles"].without(["rlnRandomSubset"])
     for label, value in {"rlnCtfScalefactor": "1", "rlnCtfBfactor": "0", "rlnPhaseShift": "0"}.items():
         table = table.with_column(label, [value] * len(table))
-    path = write_star(folder / "changed.star", change(tables["optics"], table))
+    return tables["optics"], table
+
+
+def _words(folder: Path, change: Change) -> tuple[str, list[str]]:
+    """What refuses a changed set, and the findings above a note of what is reconstructed from it."""
+    path = write_star(folder / "changed.star", change(*tables_of(folder)))
     try:
         result = reconstruct(read_particles(path))
     except InputError as error:
