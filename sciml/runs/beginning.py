@@ -125,13 +125,13 @@ def _begin(path: Path, experiment: dict[str, Any], overwrite: bool, files: Files
     if earlier is not None and resumed and (differences := _differences(earlier, experiment)):
         raise InputError(f"{path} holds a different run ({differences}). Choose another folder, or delete this one.")
     manifest = manifest or Manifest(path)
+    for folder in [path, path / "figures", *(path / "stages").glob("*/"), *(path / "stages").glob("*/checkpoints/")]:
+        sweep(folder)
     wanted = [*OWN_FILES, *files.outputs]
     _refuse_strangers(manifest, wanted)
     _refuse_edited(path, [name for name in manifest.edited() if overwrite or name not in READ_BACK])
     if overwrite:
         manifest.remove()
-    for folder in [path, path / "figures", *(path / "stages").glob("*/"), *(path / "stages").glob("*/checkpoints/")]:
-        sweep(folder)
     keep_ledger(path, manifest)
     if resumed:
         _record_resumption(path / "provenance.json")

@@ -314,7 +314,7 @@ def test_what_a_killed_write_left_is_swept(name: str, tmp_path: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "-c", KILLED_WRITE, str(target)], check=False)
     (left,) = target.parent.glob(f".{target.stem}.*")
-    foreign = target.with_name(".notes.12345.txt")
+    foreign = folder / ".notes.12345.txt"
     foreign.write_bytes(b"mine")
     Run.create(folder, command=["test"])
     assert not left.exists() and foreign.read_bytes() == b"mine"
