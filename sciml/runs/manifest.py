@@ -97,10 +97,12 @@ class Manifest:
         write_plainly(self.folder / NAME, to_json({"files": self.files}, indent=1) + "\n")
 
     def strangers(self, names: Iterable[str]) -> list[str]:
-        """Those of some names, of files or folders, under which the folder holds what this run did not write."""
+        """Those of some names, of files or folders that are not empty, under which lies what this run did not write."""
         own = {part for name in self.files for part in (name, *map(str, Path(name).parents))}
         own |= {NAME, "stages"} if self.files else set()
-        return [name for name in names if os.path.lexists(self.folder / name) and name not in own]
+        empty = lambda place: place.is_dir() and not place.is_symlink() and not any(place.iterdir())
+        there = [name for name in names if os.path.lexists(self.folder / name) and name not in own]
+        return [name for name in there if not empty(self.folder / name)]
 
     def differences(self) -> list[str]:
         """What no longer is as it was written, a sentence each."""
