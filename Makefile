@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Numerical libraries would otherwise start a thread a core in each of the parallel tests.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint portability torture bench gpu-check clean
+.PHONY: demo test lint portability torture notebooks bench gpu-check clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,6 +36,10 @@ portability: .venv/installed
 # Wrong files, kills, attacks, implausible inputs: about an hour; shorter with e.g. TRIES='--files 3000 --kills 8'.
 torture: .venv/installed
 	$(BIN)/python tests/torture.py $(TRIES)
+
+# The notebooks in full; `make test` runs their short form.
+notebooks: .venv/installed
+	SCIML_FULL=1 $(BIN)/pytest -m slow --durations=0 tests/test_notebooks.py
 
 bench: .venv/installed
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciml.errors import InputError
-from sciml.pde import MLP, Interval, dirichlet, gauss_legendre, gradient
+from sciml.pde import MLP, Interval, derivative, dirichlet, gauss_legendre, gradient
 from sciml.phases import GaussNewton, Phase
 from sciml_pdes.collocation import Collocation
 
@@ -17,8 +17,8 @@ FORCE = 0.8
 LOAD = 2.0
 SENSORS = 50
 QUADRATURE = 64
-PRIOR = 2.0
-"""Typical slope of ln EA, which regularises noisy data."""
+PRIOR = 10.0
+"""Typical second derivative of ln EA, which regularises noisy data."""
 
 
 class RodInverse(Collocation):
@@ -28,8 +28,8 @@ class RodInverse(Collocation):
     EA = exp(x N_2), positive and known at the clamp; P is a parameter of the model. The strain determines EA only up to
     the normal force, EA = (P + 2 (1 - x)) / u': without EA(0) (or P) the answer would not be unique.
 
-    Loss terms: equilibrium, the force at the end, the data, and with noise the prior that ln EA has a slope of about 2,
-    weighted as Bayes' rule says: the solution is the most probable one.
+    Loss terms: equilibrium, the force at the end, the data, and with noise the prior that the second
+    derivative of ln EA is about 10, weighted as Bayes' rule says: the solution is the most probable one.
 
     Args:
         noise: standard deviation of the measurement errors, relative to the largest displacement.
@@ -83,7 +83,7 @@ class RodInverse(Collocation):
             terms = {"residual": self.residual(u, x)}
             if self.noise:
                 weight = self.noise / (PRIOR * math.sqrt(SENSORS))
-                terms["prior"] = weight * gradient(u[:, 1:].log(), x)
+                terms["prior"] = weight * derivative(lambda x: field(x)[:, 1:].log(), x, order=2)
             end = batch.new_ones(1, 1).requires_grad_(True)
             terms["force"] = (normal_force(field(end), end) - model.get_parameter("force")).reshape(()) / LOAD
         data = dirichlet(lambda x: field(x)[:, :1], self.sensors.to(batch), self.data.to(batch))
